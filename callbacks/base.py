@@ -1,0 +1,199 @@
+"""The base of every analysis: when it runs, on which data, for which replica, and where the numbers go."""
+
+import copy
+import logging
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import xarray as xr
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from lit_grok.modules import LitClassifier
+
+log = logging.getLogger("lit_grok")
+
+Batch = tuple[Tensor, Tensor]
+
+
+class AnalysisError(ValueError):
+    """A callback returned something that is not a measurement."""
+
+
+class AnalysisCallback(L.Callback):
+    """An analysis of one plain network, run on a cadence on every replica of the training.
+
+    A subclass says *what*: `measure` takes a network and a batch and returns numbers by name. The base says
+    *when*: before the first step (epoch 0), on the cadence, and at the end of the training. Numbers go to the
+    run's results, as curves over (replica, epoch), and to the loggers. What `measure` is given is a copy, and
+    the random-number state is put back afterwards, so that an analysis cannot change the training.
+
+    Args:
+        every: Measure when the number of completed epochs is a multiple of this; None for the end only.
+        per_decade: Measure instead at this many epochs per factor of ten, evenly spaced on a logarithmic axis
+            (rounded to whole epochs), so more densely early.
+        split: Which examples `measure` is given, ``test`` or ``train``: all of them.
+
+    Example:
+        >>> class WeightNormCallback(AnalysisCallback):
+        ...     def measure(self, network, batch):
+        ...         return {"weight_norm": sum(p.square().sum() for p in network.parameters()).sqrt()}
+        >>> WeightNormCallback(every=10).is_due(20), WeightNormCallback(every=10).is_due(21)
+        (True, False)
+    """
+
+    def __init__(
+        self,
+        every: int | None = None,
+        per_decade: int | None = None,
+        split: Literal["test", "train"] = "test",
+    ):
+        for name, value in (("every", every), ("per_decade", per_decade)):
+            if value is not None and value < 1:
+                raise ValueError(f"{type(self).__name__}.{name}={value}: must be at least 1")
+        if split not in ("test", "train"):
+            raise ValueError(f"{type(self).__name__}.split={split}: unknown; allowed: test, train")
+        self.every, self.per_decade, self.split = every, per_decade, split
+        self._last_epoch: int | None = None
+        self._reported: set[str] = set()
+
+    def measure(self, network: nn.Module, batch: Batch) -> Mapping[str, Any]:
+        """Measure one network.
+
+        Args:
+            network: A plain network in evaluation mode, a copy.
+            batch: Inputs (N, …) and targets (N,).
+
+        Returns:
+            Name to a number, or to an ``xarray.DataArray`` whose dimensions are named.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must say what it measures: define measure(network, batch)"
+        )
+
+    def measure_replicas(self, module: LitClassifier, batch: Batch) -> Mapping[str, Any]:
+        """Measure all replicas; by default one after the other with `measure`.
+
+        Override this where all replicas can be measured at once. A replica whose loss is not finite any more is
+        left out: its values are NaN.
+
+        Args:
+            module: The LightningModule; not to be modified.
+            batch: Inputs (R, N, …) and targets (R, N).
+
+        Returns:
+            Name to values with a leading replica dimension: an array of shape (R,), or a DataArray whose first
+            dimension is ``replica``.
+        """
+        measured: dict[int, dict[str, xr.DataArray]] = {}
+        for r, network in enumerate(module.stack.networks):
+            if module.diverged[r] is None:
+                values = self.measure(copy.deepcopy(network).eval(), (batch[0][r], batch[1][r]))
+                measured[r] = {name: _array(name, value) for name, value in values.items()}
+        return _join(measured, len(module.replicas))
+
+    def is_due(self, epoch: int) -> bool:
+        """Whether the cadence asks for a measurement after this many epochs."""
+        if self.every is not None:
+            return epoch % self.every == 0
+        if self.per_decade is None:
+            return False
+        step = round(self.per_decade * math.log10(epoch)) if epoch else 0
+        return epoch == 0 or epoch == round(10 ** (step / self.per_decade))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure before the first step, or what an interrupted epoch still owes."""
+        self._measure_if_due(trainer, pl_module, trainer.current_epoch)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure where the cadence says so."""
+        self._measure_if_due(trainer, pl_module, trainer.current_epoch + 1)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Measure the trained networks, unless the cadence has just done so or the training is to go on later."""
+        if not pl_module.interrupted and self._last_epoch != trainer.current_epoch:
+            self._measure(trainer, pl_module, trainer.current_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch of the last measurement."""
+        return {"last_epoch": self._last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self._last_epoch = state_dict["last_epoch"]
+
+    @property
+    def state_key(self) -> str:
+        """Tells several instances of one class apart by their cadence and data."""
+        return self._generate_state_key(every=self.every, per_decade=self.per_decade, split=self.split)
+
+    def _measure_if_due(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
+        if self.is_due(epoch) and self._last_epoch != epoch:
+            self._measure(trainer, module, epoch)
+
+    def _measure(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
+        batch = trainer.datamodule.split(self.split)  # type: ignore[attr-defined]
+        try:
+            with isolate_rng():
+                values = self.measure_replicas(module, batch)
+            arrays = {name: _array(name, value) for name, value in values.items()}
+            once = self.every is None and self.per_decade is None
+            for name, array in arrays.items():
+                dims = [str(dim) for dim in array.dims[1:]]
+                labels = {dim: array[dim].values for dim in dims if dim in array.coords}
+                module.recorder.add(name, array.values, None if once else epoch, dims, labels)
+        except Exception as error:
+            error.add_note(f"(raised in {type(self).__name__} at epoch {epoch})")
+            raise
+        scalars = {name: array.values for name, array in arrays.items() if array.ndim == 1}
+        self._report_nan(module, scalars, epoch)
+        module.log_replicas(scalars, epoch)
+        self._last_epoch = epoch
+
+    def _report_nan(self, module: Any, scalars: Mapping[str, np.ndarray], epoch: int) -> None:
+        """NaN can be a right answer (no live neuron, say), but never a silent one."""
+        for name, values in scalars.items():
+            where = [r for r in np.flatnonzero(np.isnan(values)) if module.diverged[r] is None]
+            if where and name not in self._reported:
+                self._reported.add(name)
+                labels = "; ".join(module.label(r) for r in where)
+                log.warning("%s, epoch %d: %s is NaN (%s)", type(self).__name__, epoch, name, labels)
+
+
+def _array(name: str, value: Any) -> xr.DataArray:
+    """One returned value as a DataArray, or an error that says what is wrong with it."""
+    if isinstance(value, xr.DataArray):
+        array = value
+    elif isinstance(value, Tensor):
+        array = xr.DataArray(value.detach().cpu().numpy())
+    elif isinstance(value, numbers.Number | np.ndarray | np.generic):
+        array = xr.DataArray(np.asarray(value))
+    else:
+        raise AnalysisError(f"{name}={value!r} is not a number, a tensor or an xarray.DataArray")
+    if array.dtype.kind not in "biuf":
+        raise AnalysisError(f"{name} has the type {array.dtype}, which is not a real number")
+    return array
+
+
+def _join(measured: Mapping[int, Mapping[str, xr.DataArray]], replicas: int) -> dict[str, xr.DataArray]:
+    """Put the values of the replicas side by side, NaN for those that were left out."""
+    joined = {}
+    for name in dict.fromkeys(name for values in measured.values() for name in values):
+        arrays = {r: values[name] for r, values in measured.items() if name in values}
+        first = next(iter(arrays.values()))
+        if any(str(dim).startswith("dim_") for dim in first.dims):
+            raise AnalysisError(
+                f"{name} has the shape {first.shape} and no names for its dimensions: "
+                "return xarray.DataArray(values, dims=(...))"
+            )
+        if any(array.sizes != first.sizes for array in arrays.values()):
+            raise AnalysisError(f"{name} has a different shape for different replicas")
+        blank = np.full(first.shape, np.nan)
+        values = np.stack([arrays[r].values if r in arrays else blank for r in range(replicas)])
+        labels = {dim: first[dim] for dim in first.dims if dim in first.coords}
+        joined[name] = xr.DataArray(values, dims=("replica", *first.dims), coords=labels)
+    return joined

@@ -1,0 +1,88 @@
+"""Checkpoints: nothing that a kill can spoil, and a clean stop on Ctrl-C."""
+
+import logging
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+from lit_grok.results import write_results
+
+log = logging.getLogger("lit_grok")
+
+LAST = Path("checkpoints") / "last.ckpt"
+
+
+class CheckpointCallback(Checkpoint):
+    """Save the complete state of the training, and the results so far, on a cadence and when asked to stop.
+
+    SIGINT and SIGTERM end the training after the epoch in hand, with a checkpoint; a second one ends it at once.
+    Every file is replaced as a whole, so a kill at any moment loses at most the epochs since the last checkpoint.
+
+    Args:
+        run_dir: The run's directory; the checkpoint is ``checkpoints/last.ckpt`` there.
+        every: Epochs between checkpoints.
+    """
+
+    def __init__(self, run_dir: str, every: int = 1000):
+        if every < 1:
+            raise ValueError(f"checkpoint_every={every}: must be at least 1")
+        self.path, self.every = Path(run_dir) / LAST, every
+        self._signal: int | None = None
+        self._previous: dict[int, Any] = {}
+        self._at_epoch_end = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Take over the two signals; Python delivers them to the main thread only."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._on_signal)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give them back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on the state is in the middle of an epoch."""
+        self._at_epoch_end = False
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """After the last batch the weights are those of the epoch's end, whatever an analysis does next."""
+        self._at_epoch_end = bool(trainer.is_last_batch)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Save where it is due, at the last epoch, and on a signal."""
+        epoch = trainer.current_epoch + 1
+        if self._signal is not None:
+            pl_module.interrupted = trainer.should_stop = True
+        if epoch % self.every == 0 or epoch == trainer.max_epochs or trainer.should_stop:
+            self._save(trainer, pl_module)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Save what there is when an analysis fails: its epoch is complete as far as the training goes."""
+        if self._at_epoch_end:
+            self._save(trainer, pl_module)
+
+    def _save(self, trainer: L.Trainer, module: Any) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(temporary)
+        os.replace(temporary, self.path)
+        write_results(self.path.parent.parent, module.recorder.dataset(), module.final_weights())
+        for logger in trainer.loggers:
+            logger.save()
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self._signal is not None:
+            raise KeyboardInterrupt
+        self._signal = number
+        log.info(
+            "%s: saving after this epoch, then stopping (once more: stop at once)",
+            signal.Signals(number).name,
+        )

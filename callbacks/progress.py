@@ -1,0 +1,64 @@
+"""How far the training is."""
+
+import logging
+import sys
+import time
+from typing import Any
+
+import lightning as L
+from tqdm import tqdm
+
+log = logging.getLogger("lit_grok")
+
+
+class ProgressCallback(L.Callback):
+    """A bar with epoch, speed, train and test accuracy (range over replicas) and time left.
+
+    Where there is no terminal, a plain line now and then instead.
+
+    Args:
+        refresh: Seconds between updates of the bar.
+        line_every: Seconds between plain lines.
+    """
+
+    def __init__(self, refresh: float = 0.2, line_every: float = 30.0):
+        self._terminal = sys.stderr.isatty()
+        self._interval = refresh if self._terminal else line_every
+        self._bar: tqdm | None = None
+        self._start = self._shown = 0.0
+        self._first = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Open the bar."""
+        self._start = self._shown = time.monotonic()
+        self._first = trainer.current_epoch
+        if self._terminal:
+            self._bar = tqdm(total=trainer.max_epochs, initial=self._first, unit="epoch", dynamic_ncols=True)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Show where we are, if that is due."""
+        now = time.monotonic()
+        if now - self._shown < self._interval:
+            return
+        self._shown, epoch = now, trainer.current_epoch + 1
+        text = f"train {_range(pl_module, 'train_accuracy')}  test {_range(pl_module, 'test_accuracy')}"
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(epoch - self._bar.n)
+            return
+        rate = (epoch - self._first) / (now - self._start)
+        left = tqdm.format_interval(((trainer.max_epochs or epoch) - epoch) / rate)
+        log.info("epoch %d/%s  %.1f epochs/s  %s  %s left", epoch, trainer.max_epochs, rate, text, left)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Close the bar where the training ended."""
+        if self._bar is not None:
+            self._bar.update(trainer.current_epoch - self._bar.n)
+            self._bar.close()
+            self._bar = None
+
+
+def _range(module: Any, name: str) -> str:
+    values = module.recorder.latest(name)
+    low, high = f"{values.min():.3f}", f"{values.max():.3f}"
+    return low if low == high else f"{low}–{high}"

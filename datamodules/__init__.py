@@ -1,0 +1,24 @@
+"""The data of the two tasks, for replicas that are trained together."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datamodules.base import ReplicaDataModule
+    from datamodules.ising import IsingDataModule
+    from datamodules.modular_addition import ModularAdditionDataModule
+
+_HOMES = {
+    "ReplicaDataModule": "base",
+    "IsingDataModule": "ising",
+    "ModularAdditionDataModule": "modular_addition",
+}
+
+__all__ = ["IsingDataModule", "ModularAdditionDataModule", "ReplicaDataModule"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first asked for, so that the sampler beside them can be used without Lightning.
+    if name in _HOMES:
+        return getattr(import_module(f"datamodules.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'datamodules' has no attribute {name!r}")

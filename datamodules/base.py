@@ -1,0 +1,96 @@
+"""What the DataModules of all tasks share: a split per replica, and batches of all replicas."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.loader import ReplicaLoader
+
+Split = Literal["train", "test"]
+
+
+class Dataset(NamedTuple):
+    """All examples of a task, before they are split."""
+
+    inputs: Tensor  # (N, …)
+    targets: Tensor  # (N,)
+
+
+class ReplicaDataModule(L.LightningDataModule, ABC):
+    """Train and test sets of R replicas, each drawn by its own data seed, each ordered by its own order seed.
+
+    A task says what its examples are (`dataset`) and how a generator splits them (`split_indices`).
+
+    Args:
+        batch_size: Examples per step and replica.
+        data_seeds: One seed per replica for its split.
+        order_seeds: One seed per replica for the order of its training examples.
+        shuffle: A new order of the training examples in every epoch; otherwise the same batches in each.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        data_seeds: Sequence[int] = (0,),
+        order_seeds: Sequence[int] = (0,),
+        shuffle: bool = False,
+    ):
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: must be at least 1")
+        self.batch_size, self.shuffle = batch_size, shuffle
+        self.data_seeds, self.order_seeds = list(data_seeds), list(order_seeds)
+        self._splits: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @abstractmethod
+    def dataset(self) -> Dataset:
+        """All examples."""
+
+    @abstractmethod
+    def split_indices(self, generator: np.random.Generator) -> dict[Split, np.ndarray]:
+        """Indices of the train and of the test examples of one replica."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make every replica's split. A replica's split depends on its own seed alone."""
+        if self._splits:
+            return
+        inputs, targets = self.dataset()
+        indices = {seed: self.split_indices(np.random.default_rng(seed)) for seed in set(self.data_seeds)}
+        for name in ("train", "test"):
+            shared = len(indices) == 1  # then one copy serves all replicas
+            seeds = self.data_seeds[:1] if shared else self.data_seeds
+            chosen = torch.from_numpy(np.stack([indices[seed][name] for seed in seeds]))
+            examples = self.encode(inputs[chosen]), targets[chosen]
+            self._splits[name] = tuple(t.expand(len(self.data_seeds), *t.shape[1:]) for t in examples)
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """What the network is given; by default the examples as they are."""
+        return inputs
+
+    def split(self, name: Split) -> tuple[Tensor, Tensor]:
+        """Inputs (R, N, …) and targets (R, N) of one split, on the device that trains."""
+        if self.trainer is not None:
+            device = self.trainer.strategy.root_device
+            if self._splits[name][1].device != device:
+                self._splits[name] = tuple(t.to(device) for t in self._splits[name])
+        return self._splits[name]
+
+    def train_dataloader(self) -> ReplicaLoader:
+        """Batches of all replicas."""
+        return ReplicaLoader(
+            *self.split("train"),
+            batch_size=self.batch_size,
+            seeds=self.order_seeds,
+            shuffle=self.shuffle,
+            epoch=lambda: self.trainer.current_epoch if self.trainer else 0,
+        )
+
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        """Nothing to do: the batches are views of tensors that are there already."""
+        return batch

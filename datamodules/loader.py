@@ -1,0 +1,64 @@
+"""Batches of all replicas at once, from tensors that are already in memory."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class ReplicaLoader:
+    """Batches (inputs (R, B, …), targets (R, B)) from tensors that live on the device.
+
+    Every replica's examples are put in an order of its own, drawn from its own seed on the CPU, so that neither
+    its neighbours nor the device change it. Without shuffling that order, and so the batches, stay the same in
+    every epoch; with it, each epoch has an order of its own, derived from the seed and the epoch alone.
+
+    Args:
+        inputs: Shape (R, N, …).
+        targets: Shape (R, N).
+        batch_size: B; the last batch of an epoch has what is left.
+        seeds: One order seed per replica.
+        shuffle: A new order every epoch.
+        epoch: Tells the number of completed epochs.
+
+    Example:
+        >>> inputs, targets = torch.arange(6).view(1, 6, 1), torch.zeros(1, 6)
+        >>> loader = ReplicaLoader(inputs, targets, batch_size=4, seeds=[0])
+        >>> [tuple(x.shape) for x, _ in loader]
+        [(1, 4, 1), (1, 2, 1)]
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        batch_size: int,
+        seeds: Sequence[int],
+        shuffle: bool = False,
+        epoch: Callable[[], int] = lambda: 0,
+    ):
+        self._inputs, self._targets = inputs, targets
+        self._batch_size, self._seeds, self._shuffle, self._epoch = batch_size, list(seeds), shuffle, epoch
+        self._batches = self._arrange(0)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self._shuffle and self._epoch() > 0:
+            self._batches = self._arrange(self._epoch())
+        return iter(self._batches)
+
+    def _arrange(self, epoch: int) -> list[tuple[Tensor, Tensor]]:
+        size = self._targets.shape[1]
+        order = torch.stack([_permutation(size, seed, epoch) for seed in self._seeds]).to(
+            self._targets.device
+        )
+        replica = torch.arange(len(order), device=order.device).unsqueeze(1)
+        inputs, targets = self._inputs[replica, order], self._targets[replica, order]
+        return list(zip(inputs.split(self._batch_size, 1), targets.split(self._batch_size, 1), strict=True))
+
+
+def _permutation(size: int, seed: int, epoch: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(size))

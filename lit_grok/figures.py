@@ -1,0 +1,47 @@
+"""Figures of a run, drawn from its dataset."""
+
+import matplotlib
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+TRAIN, TEST = "#4c72b0", "#dd8452"
+
+matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
+
+
+def curves(replica: xr.Dataset, title: str = "") -> Figure:
+    """Accuracy and loss of one replica against the epoch, with t_train, t_test and the plateau between them.
+
+    Args:
+        replica: One replica of a run: ``open_run(…).sel(init_scale=10, seed=0)``.
+        title: What to write above it.
+
+    Returns:
+        The figure, with a logarithmic epoch axis, so without epoch 0.
+    """
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    shown = replica.isel(epoch=replica.epoch.values > 0)
+    for axes, quantity in ((top, "accuracy"), (bottom, "loss")):
+        for split, colour in (("train", TRAIN), ("test", TEST)):
+            values = shown[f"{split}_{quantity}"].dropna("epoch")
+            axes.plot(values.epoch, values, color=colour, label=split)
+        axes.set_ylabel(quantity)
+    top.set(xscale="log", ylim=(-0.02, 1.02), title=title)
+    bottom.set(xlabel="epoch", yscale="log")
+    t_train, t_test = (float(replica[name]) if name in replica else np.nan for name in ("t_train", "t_test"))
+    first = float(shown.epoch[0]) if shown.sizes["epoch"] else 1.0
+    for time, colour, name in ((t_train, TRAIN, "train"), (t_test, TEST, "test")):
+        if np.isfinite(time):
+            top.axvline(
+                max(time, first), color=colour, linestyle=":", label=f"$t_{{\\rm {name}}}$ = {time:g}"
+            )
+    if np.isfinite(t_train) and t_test - t_train > t_train:
+        for axes in (top, bottom):
+            axes.axvspan(max(t_train, first), t_test, color="0.9", zorder=-1)
+        top.annotate(
+            "grokking plateau", (np.sqrt(max(t_train, first) * t_test), 0.05), ha="center", color="0.4"
+        )
+    top.legend(loc="center left")
+    return figure

@@ -1,0 +1,164 @@
+"""One logger per replica, so that a dashboard looks the same whether replicas were trained together or apart."""
+
+import csv
+import json
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import wandb
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.profilers import Profiler
+
+from lit_grok.results import write_text
+
+log = logging.getLogger("lit_grok")
+
+
+def no_loggers(labels: Sequence[str], **_: Any) -> list[Logger]:
+    """No logger at all."""
+    return []
+
+
+def csv_loggers(labels: Sequence[str], run_dir: str | Path, **_: Any) -> list[Logger]:
+    """One table per replica, ``csv/LABEL.csv``."""
+    return [CSVLogger(Path(run_dir) / "csv" / f"{label.replace(' ', '_')}.csv") for label in labels]
+
+
+def wandb_loggers(
+    labels: Sequence[str],
+    run_dir: str | Path,
+    config: Mapping[str, Any],
+    replicas: Sequence[Mapping[str, Any]],
+    mode: str = "offline",
+    project: str = "lit_grok",
+    entity: str | None = None,
+    tags: Sequence[str] = (),
+) -> list[Logger]:
+    """One W&B run per replica, in one group named after the run's directory.
+
+    A resumed run goes on under the same W&B ids. Where W&B cannot start, the training goes on without it.
+
+    Args:
+        labels: A name for each replica.
+        run_dir: Directory of the run; W&B writes below it.
+        config: The resolved configuration, attached to every run with the replica's own values in it.
+        replicas: What each replica is.
+        mode: ``offline`` or ``online``.
+        project: W&B project.
+        entity: W&B account or team.
+        tags: W&B tags.
+
+    Returns:
+        The loggers, or none where W&B cannot start.
+    """
+    if mode not in ("offline", "online"):
+        raise ValueError(f"logger.mode={mode}: unknown; allowed: offline, online")
+    run_dir = Path(run_dir)
+    ids_file = run_dir / "wandb_ids.json"
+    ids = json.loads(ids_file.read_text()) if ids_file.exists() else [secrets.token_hex(4) for _ in labels]
+    runs: list[Any] = []
+    try:
+        for label, replica, run_id in zip(labels, replicas, ids, strict=True):
+            run = wandb.init(
+                reinit="create_new",
+                id=run_id,
+                resume="allow" if mode == "online" else None,
+                group=run_dir.name,
+                name=f"{config['task']} {label}",
+                config={**config, **replica},
+                dir=str(run_dir),
+                mode=mode,
+                project=project,
+                entity=entity,
+                tags=list(tags),
+                settings=wandb.Settings(silent=True, console="off", init_timeout=30),
+            )
+            run.define_metric("*", step_metric="epoch")
+            runs.append(run)
+    except Exception as error:  # whatever ails W&B must not cost a training run
+        for run in runs:
+            run.finish(exit_code=1)
+        log.warning("W&B could not start, the run goes on without it: %s", str(error).splitlines()[0])
+        return []
+    write_text(ids_file, json.dumps(ids))
+    return [WandbLogger(experiment=run) for run in runs]
+
+
+def finish(loggers: Sequence[Logger], records: Sequence[Mapping[str, Any]], exit_code: int) -> None:
+    """Write the end-of-run facts where a logger keeps such, and close the W&B runs with this exit code."""
+    for r, logger in enumerate(loggers):
+        if isinstance(logger, WandbLogger):
+            if records:
+                logger.experiment.summary.update(dict(records[r]))
+            logger.experiment.finish(exit_code=exit_code)
+
+
+class CSVLogger(Logger):
+    """Curves of one replica as a table with a row per epoch; goes on with the rows of a resumed run.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+        self._rows: dict[int, dict[str, Any]] = {}
+        if path.exists():
+            with open(path, newline="") as file:
+                for row in csv.DictReader(file):
+                    self._rows[int(row["epoch"])] = {
+                        name: value for name, value in row.items() if value != ""
+                    }
+
+    @property
+    def name(self) -> str:
+        """Name of the table."""
+        return self.path.stem
+
+    @property
+    def version(self) -> str:
+        """There is one version."""
+        return ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The configuration is in the run's directory already."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add numbers to the row of this epoch."""
+        self._rows.setdefault(int(metrics["epoch"]), {}).update(metrics)
+
+    def save(self) -> None:
+        """Write the table."""
+        names = dict.fromkeys(name for row in self._rows.values() for name in row)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".partial")
+        with open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, ["epoch", *(name for name in names if name != "epoch")])
+            writer.writeheader()
+            writer.writerows({**row, "epoch": epoch} for epoch, row in sorted(self._rows.items()))
+        temporary.replace(self.path)
+
+    def finalize(self, status: str) -> None:
+        """Write the table a last time."""
+        self.save()
+
+
+class NoProfiler(Profiler):
+    """Profiles nothing, at no cost: Lightning enters some thirty profiling contexts per step."""
+
+    _nothing = nullcontext()
+
+    def start(self, action_name: str) -> None:
+        """Nothing to start."""
+
+    def stop(self, action_name: str) -> None:
+        """Nothing to stop."""
+
+    def profile(self, action_name: str):
+        """A context that does nothing."""
+        return self._nothing

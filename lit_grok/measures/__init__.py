@@ -1,0 +1,1 @@
+"""The science as pure functions of tensors, arrays and plain networks."""

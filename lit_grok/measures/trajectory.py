@@ -1,0 +1,167 @@
+"""Geometry of a training trajectory: the length and the direction of its steps under the Fisher information.
+
+Snapshots θ_e of all parameters and the diagonals F(θ_e) of ``fisher_diagonal`` give the steps
+s_e = θ_{e+1} − θ_e and ⟨a, b⟩ = Σ_i F_i a_i b_i (Eqs. 8 and 9 of arXiv 2502.01739). Without F the geometry is
+Euclidean. Sums run in float64. A vector of length zero, which a collapsed network or an all-zero F brings
+about, has no magnitude and no direction: NaN, never a silent 0.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+
+def step_magnitude(step: Tensor, fisher: Tensor | None = None, subspace: Tensor | None = None) -> Tensor:
+    """Length of a step, |s_e| = √(Σ_i F_i(θ_e) s_i²).
+
+    Args:
+        step: s_e, shape (…, D).
+        fisher: F(θ_e), shape (…, D); None is Euclidean.
+        subspace: True for the parameters to count, as from ``stiff_mask``, shape (D,) or (…, D); None for all.
+
+    Returns:
+        Shape (…,), float64; NaN where it is zero.
+
+    Example:
+        >>> step_magnitude(torch.tensor([3.0, 4.0]), fisher=torch.tensor([1.0, 0.0])).item()
+        3.0
+    """
+    length = _inner(step, step, fisher, subspace).sqrt()
+    return length.where(length > 0, torch.nan)
+
+
+def step_cosine(
+    step: Tensor, next_step: Tensor, fisher: Tensor | None = None, subspace: Tensor | None = None
+) -> Tensor:
+    """Cosine between consecutive steps, cos(s_e, s_{e+1}) under F(θ_{e+1}).
+
+    Args:
+        step: s_e, shape (…, D).
+        next_step: s_{e+1}, shape (…, D).
+        fisher: F(θ_{e+1}), at the point between the two steps, shape (…, D); None is Euclidean.
+        subspace: True for the parameters to count, shape (D,) or (…, D); None for all.
+
+    Returns:
+        Shape (…,), float64, between −1 and 1: 1 for a straight path. NaN where a length is zero.
+
+    Example:
+        >>> round(step_cosine(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])).item(), 6)
+        0.707107
+    """
+    inner = _inner(step, next_step, fisher, subspace)
+    lengths = step_magnitude(step, fisher, subspace) * step_magnitude(next_step, fisher, subspace)
+    return (inner / lengths).clamp(-1, 1)
+
+
+def origin_cosine(
+    step: Tensor, position: Tensor, fisher: Tensor | None = None, subspace: Tensor | None = None
+) -> Tensor:
+    """Cosine between a step and the way to the origin, cos(s_e, −θ_e) under F(θ_e).
+
+    Args:
+        step: s_e, shape (…, D).
+        position: θ_e, where the step starts, shape (…, D).
+        fisher: F(θ_e), shape (…, D); None is Euclidean.
+        subspace: True for the parameters to count, shape (D,) or (…, D); None for all.
+
+    Returns:
+        Shape (…,), float64: +1 is pure weight decay, −1 pure growth. NaN where a length is zero.
+
+    Example:
+        >>> origin_cosine(torch.tensor([-0.1, 0.0]), torch.tensor([2.0, 0.0])).item()
+        1.0
+    """
+    return -step_cosine(step, position, fisher, subspace)
+
+
+def stiff_mask(fisher_final: Tensor, threshold: float = 0.1, quantile: float | None = None) -> Tensor:
+    """Which parameters of the final network are stiff, F_i ≥ threshold; the others are sloppy.
+
+    The 0.1 is the paper's, for the ``regression`` variant. Under ``classif_logits`` F → 0 as p → one-hot, so
+    that a fixed threshold means something else in every run: a quantile does not.
+
+    Args:
+        fisher_final: F at the end of training, shape (…, D).
+        threshold: Smallest F of a stiff parameter.
+        quantile: If given, between 0 and 1, the threshold is this quantile of ``fisher_final`` instead.
+
+    Returns:
+        Boolean, shape (…, D). A parameter with F = 0 is sloppy under any threshold.
+
+    Raises:
+        ValueError: If the quantile is outside [0, 1].
+
+    Example:
+        >>> stiff_mask(torch.tensor([0.0, 0.05, 0.2, 3.0]))
+        tensor([False, False,  True,  True])
+        >>> stiff_mask(torch.tensor([0.0, 0.05, 0.2, 3.0]), quantile=0.75)
+        tensor([False, False, False,  True])
+    """
+    if quantile is None:
+        return (fisher_final >= threshold) & (fisher_final > 0)
+    if not 0 <= quantile <= 1:
+        raise ValueError(f"quantile={quantile} is not between 0 and 1")
+    thresholds = fisher_final.double().quantile(quantile, dim=-1, keepdim=True)
+    return (fisher_final >= thresholds) & (fisher_final > 0)
+
+
+def grokking_period(
+    epochs: ArrayLike, magnitude: ArrayLike, min_prominence: float = 0.1, min_rise: int = 5
+) -> tuple[float, float]:
+    """Start and end of grokking: the two main sign changes of the discrete gradient of |s_e| (Appendix G.3).
+
+    In grokking |s_e| falls, rises through the plateau (the "bump") and falls again: the gradient goes from − to +
+    at the start and from + to − at the end. Noise changes its sign many more times. So the end is the most
+    prominent maximum, and the start is the lowest point between it and the last larger |s_e| before it. The
+    prominence of a maximum is its height above the higher of two minima, those between it and the nearest
+    larger value (or the end of the curve) on either side. It is taken of |s_e| as it is, and not of its
+    logarithm, in which the late fluctuations of tiny steps are the largest.
+
+    Args:
+        epochs: Where the steps start, shape (E,), increasing.
+        magnitude: |s_e|, shape (E,). NaN and infinite entries are left out.
+        min_prominence: Smallest prominence of a bump, as a share of its height.
+        min_rise: Fewest steps from start to end; a shorter rise cannot be told from noise.
+
+    Returns:
+        (start, end), each one of ``epochs``; (nan, nan) where there is no bump: nothing is prominent and long
+        enough, or |s_e| rises from the first step on, which is one sign change and not two.
+
+    Raises:
+        ValueError: If the two are not one-dimensional and of one length.
+
+    Example:
+        >>> magnitude = [22.4, 9.2, 6.6, 6.2, 6.4, 6.8, 7.1, 7.4, 7.6, 7.4, 5.3, 1.9]
+        >>> grokking_period(range(0, 2400, 200), magnitude)
+        (600.0, 1600.0)
+    """
+    times, values = np.asarray(epochs, dtype=float), np.asarray(magnitude, dtype=float)
+    if times.ndim != 1 or times.shape != values.shape:
+        raise ValueError(f"epochs and magnitude are two curves (E,), got {times.shape} and {values.shape}")
+    finite = np.isfinite(values)
+    times, values = times[finite], values[finite]
+    best = (0.0, np.nan, np.nan)
+    for peak in range(1, len(values) - 1):
+        height = values[peak]
+        if not values[peak - 1] < height or values[peak + 1] > height:
+            continue
+        higher_before = np.flatnonzero(values[:peak] > height)
+        higher_after = np.flatnonzero(values[peak:] > height)
+        first = higher_before[-1] if len(higher_before) else 0
+        last = peak + higher_after[0] if len(higher_after) else len(values)
+        base = peak - 1 - int(np.argmin(values[first:peak][::-1]))
+        prominence = height - max(values[base], values[peak:last].min())
+        clear = prominence >= min_prominence * height and peak - base >= min_rise
+        if base > 0 and clear and prominence > best[0]:
+            best = (prominence, times[base], times[peak])
+    return float(best[1]), float(best[2])
+
+
+def _inner(a: Tensor, b: Tensor, fisher: Tensor | None, subspace: Tensor | None) -> Tensor:
+    product = a.double() * b.double()
+    if fisher is not None:
+        product = product * fisher.double()
+    if subspace is not None:
+        product = product.where(subspace, 0)
+    return product.sum(-1)

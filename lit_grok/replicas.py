@@ -1,0 +1,102 @@
+"""R replicas of one network, trained as one, each a plain network at every moment."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from lit_grok.networks import HasStackedForward
+
+
+class ReplicaStack(nn.Module):
+    """R networks of one architecture whose parameters are stacked, shape (R, …), and trained together.
+
+    The stacked tensors are the only ones trained. ``networks[r]`` is replica r as an ordinary ``nn.Module``
+    whose parameters share the stack's memory, so it is always up to date and needs no copy to be looked at.
+    With R = 1 the network's own parameters are the ones trained; they have no leading dimension.
+
+    Networks that offer ``forward_stack`` run all replicas through it; any other runs under ``torch.func.vmap``,
+    and directly with R = 1.
+
+    Args:
+        networks: R ≥ 1 networks with parameters of equal names and shapes; taken over, not copied.
+
+    Raises:
+        ValueError: For no network, for networks of different architecture, and for R > 1 networks with buffers
+            (batch normalisation keeps running statistics, which vmap cannot update per replica).
+
+    Example:
+        >>> stack = ReplicaStack([nn.Linear(3, 2), nn.Linear(3, 2)])
+        >>> stack(torch.ones(2, 5, 3)).shape
+        torch.Size([2, 5, 2])
+        >>> stack.stacked()["weight"].shape
+        torch.Size([2, 2, 3])
+        >>> stack.networks[1].weight.data_ptr() == stack.stacked()["weight"][1].data_ptr()
+        True
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]):
+        super().__init__()
+        self.networks = tuple(networks)  # a tuple, so that only the stack's own parameters are registered
+        if not networks:
+            raise ValueError("a replica stack needs at least one network")
+        shapes = [{name: p.shape for name, p in network.named_parameters()} for network in networks]
+        if any(other != shapes[0] for other in shapes):
+            raise ValueError("the networks of a replica stack must have the same parameter names and shapes")
+        if len(networks) == 1:
+            self.template = networks[0]
+            return
+        if any(True for _ in networks[0].buffers()):
+            raise ValueError(
+                "networks with buffers (batch normalisation, for one) cannot be stacked: train one replica at a time"
+            )
+        self.template = copy.deepcopy(networks[0])
+        for name, _ in networks[0].named_parameters():
+            owner, _, leaf = name.rpartition(".")
+            parts = [network.get_parameter(name).data for network in networks]
+            setattr(self.template.get_submodule(owner), leaf, nn.Parameter(_stack(parts)))
+        self._tie()
+
+    def __len__(self) -> int:
+        return len(self.networks)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Outputs (R, B, …) of every replica on its own inputs (R, B, …)."""
+        if isinstance(self.template, HasStackedForward):
+            named = self.template.named_parameters()
+            parameters = {name: p.unsqueeze(0) if len(self) == 1 else p for name, p in named}
+            return self.template.forward_stack(parameters, inputs)
+        if len(self) == 1:
+            return self.template(inputs[0]).unsqueeze(0)
+        parameters = dict(self.template.named_parameters())
+        return vmap(self._run, randomness="different")(parameters, inputs)
+
+    def stacked(self) -> dict[str, Tensor]:
+        """Parameter name to the values of all replicas, shape (R, …), sharing the stack's memory."""
+        named = self.template.named_parameters()
+        return {name: p.detach().unsqueeze(0) if len(self) == 1 else p.detach() for name, p in named}
+
+    def _run(self, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        return functional_call(self.networks[0], parameters, (inputs,))
+
+    def _tie(self) -> None:
+        for r, network in enumerate(self.networks):
+            for name, parameter in network.named_parameters():
+                parameter.data = self.template.get_parameter(name).data[r]
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        if len(self) > 1:
+            for network in self.networks:
+                network._apply(fn)  # moves what is not a parameter of the stack, such as device-bound state
+            self._tie()
+        return self
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    """Stack along a new first dimension, keeping the memory order of the parts."""
+    order = sorted(range(tensors[0].ndim), key=lambda d: -tensors[0].stride(d))
+    inverse = [order.index(d) + 1 for d in range(len(order))]
+    return torch.stack([t.permute(order) for t in tensors]).permute(0, *inverse)

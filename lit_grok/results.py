@@ -1,0 +1,395 @@
+"""Reading and writing what a run found: labelled curves and arrays, summary records, network weights.
+
+A run's directory holds
+
+- ``config.yaml``: the resolved configuration, every default spelled out,
+- ``results.nc``: one labelled dataset of every curve and array (netCDF),
+- ``weights.safetensors``: the parameters of all replicas, shape (R, …),
+- ``summary.json``: a record per replica, written when the run has ended,
+- ``checkpoints/``, ``figures/``, ``train.log``.
+
+Every file is replaced as a whole, so a kill cannot leave an unreadable one, and none is read by unpickling.
+"""
+
+import contextlib
+import glob
+import importlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+import xarray as xr
+import yaml
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from lit_grok.measures.grokking import grokking_time, status
+
+CONFIG, RESULTS, WEIGHTS, SUMMARY = "config.yaml", "results.nc", "weights.safetensors", "summary.json"
+
+#: What tells one replica of a run from another; the first two are always there to select by.
+REPLICA_KEYS = ("init_scale", "seed", "weight_decay", "seed_init", "seed_data", "seed_order")
+
+
+class Recorder:
+    """Curves and arrays of one training run, kept by name and epoch, to be written as one labelled dataset.
+
+    Args:
+        replicas: One mapping per replica, with the keys of `REPLICA_KEYS`.
+
+    Example:
+        >>> recorder = Recorder([{"init_scale": 10.0, "seed": 0}, {"init_scale": 10.0, "seed": 1}])
+        >>> recorder.add("test_accuracy", [0.5, 0.7], epoch=0)
+        >>> recorder.add("test_accuracy", [0.9, 1.0], epoch=10)
+        >>> dataset = index_replicas(recorder.dataset())
+        >>> dataset.test_accuracy.sel(init_scale=10).mean("seed").values.round(2).tolist()
+        [0.6, 0.95]
+    """
+
+    def __init__(self, replicas: Sequence[Mapping[str, Any]]):
+        self.replicas = [dict(replica) for replica in replicas]
+        self._series: dict[str, dict[str, Any]] = {}
+        self._coordinates: dict[str, list] = {}
+
+    def add(
+        self,
+        name: str,
+        values: ArrayLike,
+        epoch: int | None,
+        dims: Sequence[str] = (),
+        coordinates: Mapping[str, Sequence] | None = None,
+    ) -> None:
+        """Record one measurement of all replicas.
+
+        Args:
+            name: Name of the variable; a slash path such as ``fim/step_cosine`` is fine.
+            values: Shape (R, *shape), NaN for a replica that was not measured.
+            epoch: Number of completed epochs, or None for something measured once, at the end.
+            dims: A name for each dimension of ``shape``.
+            coordinates: Labels along those dimensions, where they have any.
+
+        Raises:
+            ValueError: Where the shape does not fit the replicas, the dims or what was recorded before.
+        """
+        array = np.asarray(values, dtype=None if np.asarray(values).dtype.kind == "f" else float)
+        if array.shape[:1] != (len(self.replicas),) or array.ndim != 1 + len(dims):
+            raise ValueError(
+                f"{name}: shape {array.shape} does not fit {len(self.replicas)} replicas and dimensions {tuple(dims)}"
+            )
+        series = self._series.setdefault(name, {"dims": list(dims), "epochs": [], "values": []})
+        if series["values"] and (series["values"][-1].shape != array.shape or series["dims"] != list(dims)):
+            raise ValueError(
+                f"{name}: shape {array.shape[1:]} and dimensions {tuple(dims)} differ from the "
+                f"{series['values'][-1].shape[1:]} and {tuple(series['dims'])} recorded before"
+            )
+        for dim, labels in (coordinates or {}).items():
+            self._coordinates.setdefault(dim, np.asarray(labels).tolist())
+        if series["epochs"] and series["epochs"][-1] == epoch:
+            series["values"][-1] = array
+        else:
+            series["epochs"].append(epoch)
+            series["values"].append(array)
+
+    def has(self, name: str, epoch: int | None) -> bool:
+        """Whether this variable was recorded at this epoch."""
+        return name in self._series and self._series[name]["epochs"][-1:] == [epoch]
+
+    def latest(self, name: str) -> np.ndarray:
+        """The last recorded values, shape (R, *shape)."""
+        return self._series[name]["values"][-1]
+
+    def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Epochs (n,) and values (n, R, *shape) of one variable."""
+        return np.array(self._series[name]["epochs"]), np.stack(self._series[name]["values"])
+
+    def dataset(self) -> xr.Dataset:
+        """Everything as one dataset: curves over (replica, epoch, …), NaN where not measured at an epoch."""
+        epochs = sorted({e for s in self._series.values() for e in s["epochs"] if e is not None})
+        variables = {}
+        for name, series in self._series.items():
+            if series["epochs"] == [None]:
+                variables[name] = (("replica", *series["dims"]), series["values"][0])
+                continue
+            values = np.stack(series["values"], axis=1)
+            filled = np.full((values.shape[0], len(epochs), *values.shape[2:]), np.nan, values.dtype)
+            filled[:, np.searchsorted(epochs, series["epochs"])] = values
+            variables[name] = (("replica", "epoch", *series["dims"]), filled)
+        coordinates: dict[str, Any] = {"epoch": ("epoch", np.array(epochs, dtype=np.int64))}
+        for key in self.replicas[0]:
+            coordinates[key] = ("replica", np.array([replica[key] for replica in self.replicas]))
+        used = {dim for series in self._series.values() for dim in series["dims"]}
+        coordinates |= {dim: labels for dim, labels in self._coordinates.items() if dim in used}
+        return xr.Dataset(variables, coordinates)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All recorded values as tensors and plain containers."""
+        series = {
+            name: {
+                "dims": s["dims"],
+                "epochs": s["epochs"],
+                "values": torch.from_numpy(np.stack(s["values"])),
+            }
+            for name, s in self._series.items()
+        }
+        return {"series": series, "coordinates": self._coordinates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self._coordinates = dict(state["coordinates"])
+        self._series = {
+            name: {"dims": list(s["dims"]), "epochs": list(s["epochs"]), "values": list(s["values"].numpy())}
+            for name, s in state["series"].items()
+        }
+
+
+def summarise(
+    recorder: Recorder,
+    *,
+    task: str,
+    chance: float,
+    generalisation: float,
+    diverged: Sequence[int | None],
+    epochs: int,
+    seconds: float,
+) -> list[dict[str, Any]]:
+    """The end-of-run facts of every replica.
+
+    Args:
+        recorder: Curves of the run.
+        task: Name of the task.
+        chance: Accuracy of a guess.
+        generalisation: Test accuracy from which a run counts as having generalised.
+        diverged: For each replica the epoch at which its loss was found not to be finite, or None.
+        epochs: Completed epochs.
+        seconds: Wall time of the training, shared by all replicas that trained together.
+
+    Returns:
+        One record per replica; None where something is undefined.
+    """
+    evaluated, train = recorder.curve("train_accuracy")
+    _, test = recorder.curve("test_accuracy")
+    records = []
+    for r, replica in enumerate(recorder.replicas):
+        sound = slice(None) if diverged[r] is None else evaluated < diverged[r]
+        times = grokking_time(evaluated[sound], train[sound, r], test[sound, r])
+        if diverged[r] is None:
+            verdict = status(times.grokked, train[:, r], test[:, r], chance, generalisation)
+        else:
+            verdict = "diverged"
+        record = {"task": task, **replica, "status": verdict, "grokked": verdict == "grokked"}
+        record |= {"t_train": times.t_train, "t_test": times.t_test, "t_grok": times.t_grok, "epochs": epochs}
+        for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
+            record[name] = float(recorder.latest(name)[r])
+        record["max_train_accuracy"] = float(train[sound, r].max()) if train[sound].size else None
+        record["max_test_accuracy"] = float(test[sound, r].max()) if test[sound].size else None
+        record["weight_norm"] = float(recorder.latest("weight_norm")[r])
+        record["seconds"] = round(seconds, 3)
+        records.append(record)
+    return records
+
+
+def write_results(run_dir: str | Path, dataset: xr.Dataset, stacked: Mapping[str, Tensor]) -> None:
+    """Write the dataset and the parameters of all replicas, each file as a whole."""
+    compression = {name: {"zlib": True, "complevel": 1} for name in dataset.data_vars}
+    with _replacing(Path(run_dir) / RESULTS) as path:
+        dataset.to_netcdf(path, engine="h5netcdf", encoding=compression)
+    with _replacing(Path(run_dir) / WEIGHTS) as path:
+        safetensors.torch.save_file(
+            {name: t.detach().cpu().contiguous() for name, t in stacked.items()}, path
+        )
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file as a whole, or leave the old one."""
+    with _replacing(Path(path)) as temporary:
+        temporary.write_text(text)
+
+
+def write_summary(run_dir: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write the list of records, one per replica; NaN and infinity become null."""
+    clean = [
+        {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in r.items()} for r in records
+    ]
+    write_text(Path(run_dir) / SUMMARY, json.dumps(clean, indent=2, allow_nan=False) + "\n")
+
+
+def open_run(run_dir: str | Path) -> xr.Dataset:
+    """Every curve and array of one run, labelled.
+
+    Curves have the dimensions (replica, epoch); replicas are selected by ``init_scale`` and ``seed``, and by
+    ``weight_decay`` or a seed stream where those differ. A run that is still going on can be opened too.
+
+    Args:
+        run_dir: The run's directory.
+
+    Returns:
+        The dataset; its attributes hold the task and the run's directory.
+
+    Raises:
+        FileNotFoundError: Where there is no run.
+
+    Example:
+        ``open_run("runs/ising/…").train_accuracy.sel(init_scale=10).mean("seed")``
+    """
+    return index_replicas(_read(Path(run_dir)))
+
+
+def open_runs(pattern: str | Path) -> xr.Dataset:
+    """The runs whose directories match a pattern, as one dataset along ``replica``.
+
+    Whatever else differs between their configurations (``batch_size``, ``datamodule.shuffle``, …) becomes a
+    coordinate to select by. Curves measured at different epochs are aligned, NaN where there is no value.
+
+    Args:
+        pattern: A glob pattern such as ``runs/mod_add/*``.
+
+    Returns:
+        The dataset, with the coordinate ``run_dir`` telling where each replica comes from.
+
+    Raises:
+        FileNotFoundError: Where no run matches.
+
+    Example:
+        ``open_runs("runs/mod_add/*").test_accuracy.isel(epoch=-1).groupby("init_scale").mean()``
+    """
+    directories = sorted(Path(p) for p in glob.glob(str(pattern)) if (Path(p) / RESULTS).exists())
+    if not directories:
+        raise FileNotFoundError(f"{pattern}: no run directory matches (one that holds {RESULTS})")
+    configs = [_flatten(read_config(directory)) for directory in directories]
+    skipped = {
+        *REPLICA_KEYS,
+        "run_dir",
+        *(key for config in configs for key in config if key.startswith("seeds.")),
+    }
+    keys = sorted({key for config in configs for key in config} - skipped)
+    varying = [key for key in keys if len({config.get(key) for config in configs}) > 1]
+    parts = []
+    for directory, config in zip(directories, configs, strict=True):
+        part = _read(directory)
+        labels = {key: [config.get(key)] * part.sizes["replica"] for key in varying}
+        labels["run_dir"] = [str(directory)] * part.sizes["replica"]
+        parts.append(part.assign_coords({key: ("replica", values) for key, values in labels.items()}))
+    merged = xr.concat(parts, dim="replica", join="outer", combine_attrs="drop_conflicts")
+    return index_replicas(merged, also=varying)
+
+
+def load_network(run_dir: str | Path, **replica: float) -> nn.Module:
+    """One trained network of a run as a plain ``nn.Module``, with the weights last saved.
+
+    Args:
+        run_dir: The run's directory.
+        replica: Which replica: ``init_scale=10, seed=0``, or any other of `REPLICA_KEYS`; may be left out where
+            the run has just one that fits.
+
+    Returns:
+        The network, on the CPU.
+
+    Raises:
+        KeyError: Where no replica or more than one fits; the message lists those there are.
+        FileNotFoundError: Where there is no run.
+
+    Example:
+        ``load_network("runs/ising/…", init_scale=10, seed=0)(spins)``
+    """
+    dataset = _read(Path(run_dir))
+    unknown = set(replica) - set(REPLICA_KEYS)
+    if unknown:
+        raise KeyError(f"{', '.join(sorted(unknown))}: replicas are told apart by {', '.join(REPLICA_KEYS)}")
+    matches = [
+        r
+        for r in range(dataset.sizes["replica"])
+        if all(np.isclose(float(dataset[key][r]), value) for key, value in replica.items())
+    ]
+    if len(matches) != 1:
+        there = [f"init_scale={d['init_scale']:g} seed={d['seed']}" for d in _replicas(dataset)]
+        raise KeyError(
+            f"{replica or 'no selection'} fits {len(matches)} replicas; there are: {', '.join(there)}"
+        )
+    network = build_network(read_config(run_dir)["network"])
+    with safetensors.safe_open(str(Path(run_dir) / WEIGHTS), framework="pt") as weights, torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(weights.get_slice(name)[matches[0]])
+    return network
+
+
+def build_network(specification: Mapping[str, Any]) -> nn.Module:
+    """The network that a configuration names: ``_target_`` is its class, the rest are its arguments.
+
+    Example:
+        >>> build_network({"_target_": "lit_grok.networks.IsingCNN", "side": 8}).fc1.in_features
+        16
+    """
+    arguments = {key: value for key, value in specification.items() if key != "_target_"}
+    module, _, name = specification["_target_"].rpartition(".")
+    constructor = getattr(importlib.import_module(module), name)
+    if not (isinstance(constructor, type) and issubclass(constructor, nn.Module)):
+        raise TypeError(f"network._target_={specification['_target_']}: not a torch.nn.Module class")
+    return constructor(**arguments)
+
+
+def read_config(run_dir: str | Path) -> dict[str, Any]:
+    """The resolved configuration of a run."""
+    path = Path(run_dir) / CONFIG
+    if not path.exists():
+        raise FileNotFoundError(f"{run_dir}: not a run directory (it has no {CONFIG})")
+    return yaml.safe_load(path.read_text())
+
+
+def index_replicas(dataset: xr.Dataset, also: Sequence[str] = ()) -> xr.Dataset:
+    """Make replicas selectable by init_scale, seed and whatever else tells them apart."""
+    others = [key for key in (*REPLICA_KEYS[2:], *also) if key in dataset.coords]
+    levels = [*REPLICA_KEYS[:2], *(key for key in others if len(set(dataset[key].values.tolist())) > 1)]
+    # A seed stream that follows the seed tells nothing new, and a level too many would keep
+    # .sel(init_scale=10) from leaving a plain "seed" dimension.
+    streams = [key for key in levels if key.startswith("seed_")]
+    levels = [
+        key for key in levels if key not in streams or not dataset[key].equals(_renamed(dataset.seed, key))
+    ]
+    return dataset.set_index(replica=levels)
+
+
+def _renamed(array: xr.DataArray, name: str) -> xr.DataArray:
+    return array.rename(name).reset_coords(drop=True)
+
+
+def _replicas(dataset: xr.Dataset) -> list[dict[str, Any]]:
+    keys = [key for key in REPLICA_KEYS if key in dataset.coords]
+    return [{key: dataset[key].values[r].item() for key in keys} for r in range(dataset.sizes["replica"])]
+
+
+def _read(run_dir: Path) -> xr.Dataset:
+    path = run_dir / RESULTS
+    if not path.exists():
+        raise FileNotFoundError(f"{run_dir}: no results here yet (it has no {RESULTS})")
+    return xr.load_dataset(path, engine="h5netcdf").assign_attrs(run_dir=str(run_dir))
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value) if isinstance(value, list) else value
+    return flat
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place once it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(descriptor)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
