@@ -8,7 +8,6 @@ import warnings
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach lit_grok.cli, which says them in one line
 
 import hydra
-import lightning as L
 import torch
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD

@@ -43,7 +43,7 @@ def against_nngeometry(name, network, inputs):
 
 
 def main():
-    """Alternate the epoch and the snapshots, so that a busy machine treats them alike; keep the best of each."""
+    """Alternate epochs and snapshots, so that a busy machine treats them alike, and keep the best of each."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = ModularMLP(P)

@@ -71,9 +71,7 @@ class AnalysisCallback(L.Callback):
         Returns:
             Name to a number, or to an ``xarray.DataArray`` whose dimensions are named.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} must say what it measures: define measure(network, batch)"
-        )
+        raise NotImplementedError(f"{type(self).__name__} must say what it measures: define measure(network, batch)")
 
     def measure_replicas(self, module: LitClassifier, batch: Batch) -> Mapping[str, Any]:
         """Measure all replicas; by default one after the other with `measure`.

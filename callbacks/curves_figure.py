@@ -1,6 +1,5 @@
 """The picture of a run: its accuracies and losses, with the grokking plateau."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,6 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lit_grok import figures
 from lit_grok.results import index_replicas
-
-log = logging.getLogger("lit_grok")
 
 
 class CurvesFigureCallback(L.Callback):
@@ -35,5 +32,6 @@ class CurvesFigureCallback(L.Callback):
             path = self.directory / f"curves_{pl_module.label(r).replace(' ', '_')}.png"
             figure.savefig(path, dpi=150)
             plt.close(figure)
-            if trainer.loggers and isinstance(trainer.loggers[r], WandbLogger):
-                trainer.loggers[r].log_image("curves", [str(path)])
+            logger = trainer.loggers[r] if trainer.loggers else None
+            if isinstance(logger, WandbLogger):
+                logger.log_image("curves", [str(path)])

@@ -67,7 +67,8 @@ class ReplicaDataModule(L.LightningDataModule, ABC):
             seeds = self.data_seeds[:1] if shared else self.data_seeds
             chosen = torch.from_numpy(np.stack([indices[seed][name] for seed in seeds]))
             examples = self.encode(inputs[chosen]), targets[chosen]
-            self._splits[name] = tuple(t.expand(len(self.data_seeds), *t.shape[1:]) for t in examples)
+            inputs_r, targets_r = (t.expand(len(self.data_seeds), *t.shape[1:]) for t in examples)
+            self._splits[name] = inputs_r, targets_r
 
     def encode(self, inputs: Tensor) -> Tensor:
         """What the network is given; by default the examples as they are."""
@@ -77,8 +78,8 @@ class ReplicaDataModule(L.LightningDataModule, ABC):
         """Inputs (R, N, …) and targets (R, N) of one split, on the device that trains."""
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
-            if self._splits[name][1].device != device:
-                self._splits[name] = tuple(t.to(device) for t in self._splits[name])
+            inputs, targets = self._splits[name]
+            self._splits[name] = inputs.to(device), targets.to(device)  # no copy where they are there already
         return self._splits[name]
 
     def train_dataloader(self) -> ReplicaLoader:

@@ -159,9 +159,7 @@ def _temperatures(values: ArrayLike) -> NDArray[np.float64]:
     good = array > 0  # false for NaN too
     if not good.all():
         index = int(np.argmin(good))
-        raise ValueError(
-            f"temperatures must be positive, infinity allowed, got {array[index]} at index {index}"
-        )
+        raise ValueError(f"temperatures must be positive, infinity allowed, got {array[index]} at index {index}")
     return array
 
 

@@ -72,9 +72,7 @@ class IsingDataModule(ReplicaDataModule):
             if size < 2 or size % 2:
                 raise ValueError(f"{name}={size}: must be a positive even number, half of it from each phase")
         if not 0 < t_min < CRITICAL_TEMPERATURE < t_max:
-            raise ValueError(
-                f"t_min={t_min}, t_max={t_max}: must be positive and lie on both sides of Tc = 2.269"
-            )
+            raise ValueError(f"t_min={t_min}, t_max={t_max}: must be positive and lie on both sides of Tc = 2.269")
         for name, value, least in (
             ("temperatures", temperatures, 2),
             ("snapshots", snapshots, 1),
@@ -120,9 +118,7 @@ class IsingDataModule(ReplicaDataModule):
         if self.source is not None:
             spins, temperatures = read_snapshots(self.source)
             if spins.shape[1] != self.side:
-                raise ValueError(
-                    f"side={self.side}: the snapshots of {self.source} have side {spins.shape[1]}"
-                )
+                raise ValueError(f"side={self.side}: the snapshots of {self.source} have side {spins.shape[1]}")
         else:
             self.prepare_data()
             sampled = self._load_sampled()
@@ -181,9 +177,7 @@ class _SnapshotUnpickler(pickle.Unpickler):
             return super().find_class(module.replace("numpy.core", "numpy._core"), name)
         if (module, name) == ("_codecs", "encode"):  # how old pickles spell bytes
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(
-            f"it refers to {module}.{name}, which a file of snapshots has no use for"
-        )
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}, which a file of snapshots has no use for")
 
 
 def read_snapshots(path: str | Path) -> tuple[np.ndarray, np.ndarray]:

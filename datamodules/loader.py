@@ -52,9 +52,7 @@ class ReplicaLoader:
 
     def _arrange(self, epoch: int) -> list[tuple[Tensor, Tensor]]:
         size = self._targets.shape[1]
-        order = torch.stack([_permutation(size, seed, epoch) for seed in self._seeds]).to(
-            self._targets.device
-        )
+        order = torch.stack([_permutation(size, seed, epoch) for seed in self._seeds]).to(self._targets.device)
         replica = torch.arange(len(order), device=order.device).unsqueeze(1)
         inputs, targets = self._inputs[replica, order], self._targets[replica, order]
         return list(zip(inputs.split(self._batch_size, 1), targets.split(self._batch_size, 1), strict=True))

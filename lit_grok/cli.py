@@ -151,20 +151,14 @@ def _listed(key: str, value: Any) -> list[Any]:
 
 
 def _number(key: str, value: Any) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not (math.isfinite(value) and value >= 0)
-    ):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
         raise UsageError(f"{key}={value}: must be a finite number, 0 or more")
     return float(value)
 
 
 def _seed(key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
-        raise UsageError(
-            f"{key}={value}: must be a whole number from 0 to 4294967295, a list, or a range such as 0:10"
-        )
+        raise UsageError(f"{key}={value}: must be a whole number from 0 to 4294967295, a list, or a range such as 0:10")
     return value
 
 

@@ -34,14 +34,10 @@ def curves(replica: xr.Dataset, title: str = "") -> Figure:
     first = float(shown.epoch[0]) if shown.sizes["epoch"] else 1.0
     for time, colour, name in ((t_train, TRAIN, "train"), (t_test, TEST, "test")):
         if np.isfinite(time):
-            top.axvline(
-                max(time, first), color=colour, linestyle=":", label=f"$t_{{\\rm {name}}}$ = {time:g}"
-            )
+            top.axvline(max(time, first), color=colour, linestyle=":", label=f"$t_{{\\rm {name}}}$ = {time:g}")
     if np.isfinite(t_train) and t_test - t_train > t_train:
         for axes in (top, bottom):
             axes.axvspan(max(t_train, first), t_test, color="0.9", zorder=-1)
-        top.annotate(
-            "grokking plateau", (np.sqrt(max(t_train, first) * t_test), 0.05), ha="center", color="0.4"
-        )
+        top.annotate("grokking plateau", (np.sqrt(max(t_train, first) * t_test), 0.05), ha="center", color="0.4")
     top.legend(loc="center left")
     return figure

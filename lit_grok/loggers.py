@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -33,7 +33,7 @@ def wandb_loggers(
     run_dir: str | Path,
     config: Mapping[str, Any],
     replicas: Sequence[Mapping[str, Any]],
-    mode: str = "offline",
+    mode: Literal["offline", "online"] = "offline",
     project: str = "lit_grok",
     entity: str | None = None,
     tags: Sequence[str] = (),
@@ -111,9 +111,7 @@ class CSVLogger(Logger):
         if path.exists():
             with open(path, newline="") as file:
                 for row in csv.DictReader(file):
-                    self._rows[int(row["epoch"])] = {
-                        name: value for name, value in row.items() if value != ""
-                    }
+                    self._rows[int(row["epoch"])] = {name: value for name, value in row.items() if value != ""}
 
     @property
     def name(self) -> str:

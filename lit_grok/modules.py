@@ -120,21 +120,13 @@ class LitClassifier(L.LightningModule):
 
     def label(self, replica: int) -> str:
         """What tells this replica from the others, as one would type it."""
-        keys = [
-            k
-            for k in self.replicas[0]
-            if len({r[k] for r in self.replicas}) > 1 and not k.startswith("seed_")
-        ]
-        return " ".join(
-            f"{k}={self.replicas[replica][k]:g}" for k in dict.fromkeys(["init_scale", "seed", *keys])
-        )
+        keys = [k for k in self.replicas[0] if len({r[k] for r in self.replicas}) > 1 and not k.startswith("seed_")]
+        return " ".join(f"{k}={self.replicas[replica][k]:g}" for k in dict.fromkeys(["init_scale", "seed", *keys]))
 
     def log_replicas(self, scalars: Mapping[str, np.ndarray], epoch: int) -> None:
         """Send one value per replica, shape (R,), to the logger of each replica, at this epoch."""
         for r, logger in enumerate(self.loggers):
-            logger.log_metrics(
-                {"epoch": epoch, **{name: float(v[r]) for name, v in scalars.items()}}, step=epoch
-            )
+            logger.log_metrics({"epoch": epoch, **{name: float(v[r]) for name, v in scalars.items()}}, step=epoch)
 
     def mark_diverged(self, losses: Tensor, epoch: int) -> list[int]:
         """Note the replicas whose loss is not finite any more, and keep the last finite weights of each.
@@ -199,7 +191,5 @@ class LitIsingCNN(LitClassifier):
 class LitModularMLP(LitClassifier):
     """Arithmetic modulo P: P classes, generalised from 90 % on."""
 
-    def __init__(
-        self, stack: ReplicaStack, *, classes: int = 113, generalisation: float = 0.9, **options: Any
-    ):
+    def __init__(self, stack: ReplicaStack, *, classes: int = 113, generalisation: float = 0.9, **options: Any):
         super().__init__(stack, classes=classes, generalisation=generalisation, **options)

@@ -5,7 +5,8 @@ named pre-activations, Fourier weights, and observables of its inputs.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from itertools import pairwise
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -146,17 +147,15 @@ class ModularMLP(nn.Module):
         super().__init__()
         widths = [2 * P, *hidden, P]
         if P < 2 or len(widths) < 3 or min(widths) < 1:
-            raise ValueError(
-                f"P={P}, hidden={list(hidden)}: P is at least 2, with one or more positive widths"
-            )
+            raise ValueError(f"P={P}, hidden={list(hidden)}: P is at least 2, with one or more positive widths")
         self.P = P
-        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-2], widths[1:-1], strict=True))
+        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths[:-1]))
         self.output = nn.Linear(widths[-2], P)
         for layer in [*self.hidden, self.output]:
             nn.init.xavier_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
         # Stored column by column, so that looking up the columns of a pair reads contiguous memory.
-        first = self.hidden[0].weight
+        first = self._first_layer.weight
         first.data = first.data.t().contiguous().t()
 
     def two_hot(self, pairs: Tensor) -> Tensor:
@@ -185,15 +184,20 @@ class ModularMLP(nn.Module):
 
     def fourier_weights(self) -> dict[str, Tensor]:
         """Weights over the residues: ``a`` and ``b`` of each first neuron, ``output`` of each last neuron."""
-        first = self.hidden[0].weight
+        first = self._first_layer.weight
         return {"a": first[:, : self.P], "b": first[:, self.P :], "output": self.output.weight.t()}
 
+    @property
+    def _first_layer(self) -> nn.Linear:
+        return cast(nn.Linear, self.hidden[0])
+
     def _first(self, inputs: Tensor) -> Tensor:
-        layer = self.hidden[0]
+        layer = self._first_layer
         if inputs.is_floating_point():
             return layer(inputs)
-        rows = torch.stack((inputs[..., 0], inputs[..., 1] + self.P), -1)
-        return F.embedding(rows, layer.weight.t()).sum(-2) + layer.bias
+        rows = torch.stack((inputs[..., 0], inputs[..., 1] + self.P), -2)
+        a, b = F.embedding(rows, layer.weight.t()).unbind(-3)  # one look-up, so one dense gradient
+        return a + b + layer.bias
 
 
 def _linear(inputs: Tensor, parameters: Mapping[str, Tensor], layer: str) -> Tensor:

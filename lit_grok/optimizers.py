@@ -12,9 +12,7 @@ class _Replicated(torch.optim.Optimizer):
 
     decoupled = False
 
-    def __init__(
-        self, params: Iterable[Tensor], *, weight_decay: float | Sequence[float] = 0.0, **options: Any
-    ):
+    def __init__(self, params: Iterable[Tensor], *, weight_decay: float | Sequence[float] = 0.0, **options: Any):
         decays = [weight_decay] if isinstance(weight_decay, int | float) else list(weight_decay)
         self._decays = None if len(set(decays)) == 1 else torch.tensor(decays)
         shared = float(decays[0]) if self._decays is None else 0.0

@@ -97,6 +97,6 @@ class ReplicaStack(nn.Module):
 
 def _stack(tensors: list[Tensor]) -> Tensor:
     """Stack along a new first dimension, keeping the memory order of the parts."""
-    order = sorted(range(tensors[0].ndim), key=lambda d: -tensors[0].stride(d))
+    order = sorted(range(tensors[0].ndim), key=tensors[0].stride, reverse=True)
     inverse = [order.index(d) + 1 for d in range(len(order))]
     return torch.stack([t.permute(order) for t in tensors]).permute(0, *inverse)

@@ -180,7 +180,7 @@ def summarise(
         sound = slice(None) if diverged[r] is None else evaluated < diverged[r]
         times = grokking_time(evaluated[sound], train[sound, r], test[sound, r])
         if diverged[r] is None:
-            verdict = status(times.grokked, train[:, r], test[:, r], chance, generalisation)
+            verdict: str = status(times.grokked, train[:, r], test[:, r], chance, generalisation)
         else:
             verdict = "diverged"
         record = {"task": task, **replica, "status": verdict, "grokked": verdict == "grokked"}
@@ -201,9 +201,7 @@ def write_results(run_dir: str | Path, dataset: xr.Dataset, stacked: Mapping[str
     with _replacing(Path(run_dir) / RESULTS) as path:
         dataset.to_netcdf(path, engine="h5netcdf", encoding=compression)
     with _replacing(Path(run_dir) / WEIGHTS) as path:
-        safetensors.torch.save_file(
-            {name: t.detach().cpu().contiguous() for name, t in stacked.items()}, path
-        )
+        safetensors.torch.save_file({name: t.detach().cpu().contiguous() for name, t in stacked.items()}, path)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -214,9 +212,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_summary(run_dir: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Write the list of records, one per replica; NaN and infinity become null."""
-    clean = [
-        {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in r.items()} for r in records
-    ]
+    clean = [{k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in r.items()} for r in records]
     write_text(Path(run_dir) / SUMMARY, json.dumps(clean, indent=2, allow_nan=False) + "\n")
 
 
@@ -309,9 +305,7 @@ def load_network(run_dir: str | Path, **replica: float) -> nn.Module:
     ]
     if len(matches) != 1:
         there = [f"init_scale={d['init_scale']:g} seed={d['seed']}" for d in _replicas(dataset)]
-        raise KeyError(
-            f"{replica or 'no selection'} fits {len(matches)} replicas; there are: {', '.join(there)}"
-        )
+        raise KeyError(f"{replica or 'no selection'} fits {len(matches)} replicas; there are: {', '.join(there)}")
     network = build_network(read_config(run_dir)["network"])
     with safetensors.safe_open(str(Path(run_dir) / WEIGHTS), framework="pt") as weights, torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -349,9 +343,7 @@ def index_replicas(dataset: xr.Dataset, also: Sequence[str] = ()) -> xr.Dataset:
     # A seed stream that follows the seed tells nothing new, and a level too many would keep
     # .sel(init_scale=10) from leaving a plain "seed" dimension.
     streams = [key for key in levels if key.startswith("seed_")]
-    levels = [
-        key for key in levels if key not in streams or not dataset[key].equals(_renamed(dataset.seed, key))
-    ]
+    levels = [key for key in levels if key not in streams or not dataset[key].equals(_renamed(dataset.seed, key))]
     return dataset.set_index(replica=levels)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class ObservableShares(NamedTuple):
-    """Shares of the neurons, and of the total |pre-activation|, that go to each of q observables, (..., q)."""
+    """Shares of the neurons and of the total |pre-activation| that go to each of q observables, (..., q)."""
 
     neurons: Tensor
     activation: Tensor
@@ -30,7 +30,7 @@ def pearson(activations: Tensor, observable: Tensor) -> Tensor:
     Example:
         >>> energy = torch.tensor([-2.0, -1.0, 0.0])
         >>> pearson(torch.stack([3 * energy, 1 - energy, torch.ones(3)], dim=-1), energy)
-        tensor([ 1., -1., nan], dtype=torch.float64)
+        tensor([ 1.0000, -1.0000,     nan], dtype=torch.float64)
     """
     a = _standardised(torch.as_tensor(activations))
     o = _standardised(torch.as_tensor(observable).unsqueeze(-1))
@@ -89,15 +89,14 @@ def dominant_observable_shares(activations: Tensor, observables: Tensor) -> Obse
     wins = torch.zeros_like(r).scatter_(-2, highest, 1.0)
     wins = torch.where(r.isnan().all(-2, keepdim=True), 0.0, wins)
     held = wins * activations.double().abs().sum(-2).unsqueeze(-2)
-    return ObservableShares(
-        wins.sum(-1) / wins.sum((-2, -1))[..., None], held.sum(-1) / held.sum((-2, -1))[..., None]
-    )
+    neurons, activation = (share / share.sum(-1, keepdim=True) for share in (wins.sum(-1), held.sum(-1)))
+    return ObservableShares(neurons, activation)
 
 
 def _standardised(x: Tensor) -> Tensor:
     """Columns (..., N, n) centred, of Euclidean norm 1; NaN where constant."""
-    # The first row goes before the mean: a constant is then exactly 0, and a large offset costs no digits. The
-    # largest entry goes before the squares, which cannot underflow then.
+    # The first row goes before the mean: a constant is then exactly 0, and a large offset costs no digits.
+    # The largest entry goes before the squares, which then cannot underflow.
     x = x.double()
     x = x - x[..., :1, :]
     x = x - x.mean(-2, keepdim=True)

@@ -39,6 +39,7 @@ class HasReluLayers(Protocol):
         ...
 
 
+@torch.inference_mode(False)  # Lightning validates in that mode, where nothing can be differentiated
 def fisher_diagonal(
     network: nn.Module,
     inputs: Tensor,
@@ -82,6 +83,7 @@ def fisher_diagonal(
     _check(len(inputs), variant, chunk_size)
     if method not in get_args(Method):
         raise ValueError(f"method={method!r}: choose from {', '.join(get_args(Method))}")
+    inputs = inputs.clone() if inputs.is_inference() else inputs
     if method == "nngeometry":
         values = _nngeometry(network, inputs, variant, chunk_size)
     elif isinstance(network, HasReluLayers) and not inputs.is_floating_point():
@@ -196,9 +198,7 @@ def _check(count: int, variant: str, chunk_size: int) -> None:
 
 
 def _zeros(parameters: Iterable[Tensor]) -> dict[Tensor, Tensor]:
-    return {
-        p: torch.zeros_like(p, memory_format=torch.contiguous_format, requires_grad=False) for p in parameters
-    }
+    return {p: torch.zeros_like(p, memory_format=torch.contiguous_format, requires_grad=False) for p in parameters}
 
 
 def _averages(sums: dict[Tensor, Tensor], count: int) -> dict[Tensor, Tensor]:
@@ -246,9 +246,7 @@ def _root_columns(logits: Tensor, variant: str) -> Iterator[Tensor]:
         yield (-u_k * squared).scatter_add(1, column, u_k).scatter_add(1, top, -u_k * root_top)
 
 
-def _token_mlp(
-    layers: Sequence[nn.Linear], pairs: Tensor, variant: Variant, chunk_size: int
-) -> dict[Tensor, Tensor]:
+def _token_mlp(layers: Sequence[nn.Linear], pairs: Tensor, variant: Variant, chunk_size: int) -> dict[Tensor, Tensor]:
     first, *rest = layers
     parameters: list[Tensor] = [p for layer in layers for p in (layer.weight, layer.bias)]
     if len(layers) == 2:
@@ -293,11 +291,7 @@ def _layers_with_a_rule(network: nn.Module, inputs: Tensor) -> list[RuleLayer] |
 
 
 def _is_plain(convolution: nn.Conv2d) -> bool:
-    return (
-        convolution.groups == 1
-        and convolution.padding_mode == "zeros"
-        and not isinstance(convolution.padding, str)
-    )
+    return convolution.groups == 1 and convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
 
 
 def _record(network: nn.Module, layers: Sequence[RuleLayer], inputs: Tensor, seen: list[_Layer]) -> Tensor:
@@ -331,9 +325,7 @@ def _layer_rules(
     return _averages(sums, len(inputs))
 
 
-def _add_squared_gradients(
-    sums: dict[Tensor, Tensor], seen: list[_Layer], logits: Tensor, variant: Variant
-) -> None:
+def _add_squared_gradients(sums: dict[Tensor, Tensor], seen: list[_Layer], logits: Tensor, variant: Variant) -> None:
     """Add Σ_x Σ_k (∂ v_k·z)² of the parameters of each layer, δ the gradient of its output.
 
     The gradient of a linear layer is δ hᵀ, whose square splits into δ² and h²: the columns are added up
@@ -385,9 +377,7 @@ def _add_convolution(sums: dict[Tensor, Tensor], module: nn.Conv2d, inputs: Tens
 
 
 @torch.no_grad()
-def _per_sample(
-    network: nn.Module, inputs: Tensor, variant: Variant, chunk_size: int
-) -> dict[Tensor, Tensor]:
+def _per_sample(network: nn.Module, inputs: Tensor, variant: Variant, chunk_size: int) -> dict[Tensor, Tensor]:
     """Any network that ``torch.func`` can differentiate, one gradient per input and column."""
     parameters = dict(network.named_parameters())
     detached = {name: parameter.detach() for name, parameter in parameters.items()}
@@ -406,9 +396,7 @@ def _per_sample(
     return _averages(sums, len(inputs))
 
 
-def _nngeometry(
-    network: nn.Module, inputs: Tensor, variant: Variant, chunk_size: int
-) -> dict[Tensor, Tensor]:
+def _nngeometry(network: nn.Module, inputs: Tensor, variant: Variant, chunk_size: int) -> dict[Tensor, Tensor]:
     """The reference; token pairs go in as the network's dense two-hot, since nngeometry hooks layers."""
     like = next(network.parameters())
     two_hot = getattr(network, "two_hot", None)

@@ -64,7 +64,7 @@ def share_by_frequency(frequencies: Tensor, magnitudes: Tensor, P: int) -> Tenso
         P: Number of residues.
 
     Returns:
-        Shape (..., P // 2 + 1), float64, of sum 1; dead neurons are left out. NaN if there is nothing to share.
+        Shape (..., P // 2 + 1), float64, of sum 1; dead neurons are left out. NaN where all are.
 
     Example:
         >>> share_by_frequency(torch.tensor([1, 2, 1, -1]), torch.tensor([1.0, 2.0, 1.0, 9.0]), P=5)

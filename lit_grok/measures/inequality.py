@@ -7,8 +7,8 @@ from torch import Tensor
 def gini(values: Tensor) -> Tensor:
     """Gini coefficient of the absolute values.
 
-    G = Σ_i (2i − n − 1) x_i / (n Σ_i x_i) with x_1 ≤ … ≤ x_n the sorted |values|: the mean absolute difference of
-    two draws over twice the mean. 0 where all are equal, (n − 1)/n where one holds everything.
+    G = Σ_i (2i − n − 1) x_i / (n Σ_i x_i) with x_1 ≤ … ≤ x_n the sorted |values|: the mean difference
+    of two draws over twice their mean. 0 where all are equal, (n − 1)/n where one holds everything.
 
     Source: Gini 1912; sorted form as in Damgaard and Weiner 2000, Ecology 81, 1139.
 

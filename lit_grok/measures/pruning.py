@@ -34,8 +34,9 @@ def removal_steps(
     """Index of the first fraction at which each parameter entry is zero.
 
     At fraction p the round(p · n) lowest-scoring of the n ranked entries are zeroed (round half to even).
-    Equal scores go in the order of ``named_parameters`` and, within one tensor, of the row-major index; a larger
-    fraction always zeroes what a smaller one does. *Weights* are the parameters of two or more dimensions.
+    Equal scores go in the order of ``named_parameters`` and, within one tensor, of the row-major index; a
+    larger fraction always zeroes what a smaller one does. *Weights* are the parameters of two or more
+    dimensions.
 
     - ``layerwise``: by |w|, in each weight tensor separately; biases stay, as in the next three.
     - ``global``: by |w|, all weights in one ranking.
@@ -149,10 +150,10 @@ def pruning_curve(
     """Accuracy and mean cross entropy of a classifier at each pruned fraction.
 
     The network is never modified. It is evaluated at ``chunk_size`` fractions at once under ``vmap``, except
-    for Linear ReLU Linear on token pairs (integer inputs to a network whose ``relu_layers`` are two) on the CPU.
-    There neighbouring fractions share their work: they differ in few parameters, so only the hidden
-    activations and logits that these touch are updated. The updates are made in double precision, so that the
-    accuracies are those of a double-precision evaluation.
+    for Linear ReLU Linear on token pairs (integer inputs to a network whose ``relu_layers`` are two) on the
+    CPU. There neighbouring fractions share their work: they differ in few parameters, so only the hidden
+    activations and logits that these touch are updated. The updates are made in double precision, so that
+    the accuracies are those of a double-precision evaluation.
 
     Args:
         network: Maps inputs to logits (N, C), in the mode (train or eval) in which it is to be evaluated.
@@ -264,11 +265,7 @@ def kept_share(fractions: Tensor | Sequence[float], accuracies: Tensor, retain: 
         raise ValueError("the unpruned accuracy needs fractions that ascend from 0")
     accuracies = torch.as_tensor(accuracies).double().cpu()
     kept = accuracies >= retain * accuracies[..., :1]
-    return (
-        torch.where(kept, 1 - fractions, torch.inf)
-        .amin(-1)
-        .masked_fill(accuracies[..., 0].isnan(), torch.nan)
-    )
+    return torch.where(kept, 1 - fractions, torch.inf).amin(-1).masked_fill(accuracies[..., 0].isnan(), torch.nan)
 
 
 def _ascending(fractions: Tensor | Sequence[float]) -> Tensor:
@@ -321,9 +318,7 @@ def _token_pair_tables(
         return None
     dtype = layers[0].weight.dtype
     # A diverged network has no incremental update: inf − inf stays NaN after the weight is gone.
-    if dtype not in (torch.float32, torch.float64) or not all(
-        p.isfinite().all() for p in network.parameters()
-    ):
+    if dtype not in (torch.float32, torch.float64) or not all(p.isfinite().all() for p in network.parameters()):
         return None
     names = {module: name for name, module in network.named_modules()}
 
@@ -334,9 +329,7 @@ def _token_pair_tables(
         never = torch.full_like(weight, count, dtype=torch.int64)
         weight_steps = steps.get(f"{names[layer]}.weight", never)
         bias_steps = steps.get(f"{names[layer]}.bias", never[:, 0])
-        return _Table(
-            values.numpy(), *_by_step(torch.cat([weight_steps.t(), bias_steps[None]]).numpy(), count)
-        )
+        return _Table(values.numpy(), *_by_step(torch.cat([weight_steps.t(), bias_steps[None]]).numpy(), count))
 
     return table(layers[0]), table(layers[1]), dtype
 
@@ -347,9 +340,7 @@ def _incremental(
     """Accuracies and losses, shape (K,), of ``count`` fractions, one tile of inputs after another."""
     hidden, classes = first.values.shape[1], second.values.shape[1]
     residues = (len(first.values) - 1) // 2
-    rows = torch.stack(
-        [inputs[:, 0], inputs[:, 1] + residues, torch.full_like(inputs[:, 0], 2 * residues)], 1
-    )
+    rows = torch.stack([inputs[:, 0], inputs[:, 1] + residues, torch.full_like(inputs[:, 0], 2 * residues)], 1)
     embedding, unembedding = torch.from_numpy(first.values), torch.from_numpy(second.values)
     # Adding and subtracting this rounds a logit to about 2⁻³⁶ of the largest one possible: far finer than
     # single precision, far coarser than the error that updates accumulate, so what cancels is exactly 0.
@@ -361,9 +352,7 @@ def _incremental(
     for tile, labels in zip(rows.split(_TILE), targets.split(_TILE), strict=True):
         real = len(tile)
         tile = F.pad(tile, (0, 0, 0, _TILE - real))
-        preactivations = torch.ones(
-            _TILE, hidden + 1, dtype=torch.float64
-        )  # the last neuron carries the bias
+        preactivations = torch.ones(_TILE, hidden + 1, dtype=torch.float64)  # the last neuron carries the bias
         preactivations[:, :-1] = embedding[tile].sum(1)
         logits = preactivations.relu() @ unembedding
         at_each = torch.empty(count, real, classes, dtype=dtype)

@@ -18,7 +18,7 @@ def step_magnitude(step: Tensor, fisher: Tensor | None = None, subspace: Tensor 
     Args:
         step: s_e, shape (…, D).
         fisher: F(θ_e), shape (…, D); None is Euclidean.
-        subspace: True for the parameters to count, as from ``stiff_mask``, shape (D,) or (…, D); None for all.
+        subspace: True for the parameters to count (``stiff_mask``), shape (D,) or (…, D); None for all.
 
     Returns:
         Shape (…,), float64; NaN where it is zero.
@@ -111,9 +111,9 @@ def grokking_period(
 ) -> tuple[float, float]:
     """Start and end of grokking: the two main sign changes of the discrete gradient of |s_e| (Appendix G.3).
 
-    In grokking |s_e| falls, rises through the plateau (the "bump") and falls again: the gradient goes from − to +
-    at the start and from + to − at the end. Noise changes its sign many more times. So the end is the most
-    prominent maximum, and the start is the lowest point between it and the last larger |s_e| before it. The
+    In grokking |s_e| falls, rises through the plateau (the "bump") and falls again: its gradient goes from −
+    to + at the start and from + to − at the end. Noise changes the sign many more times. So the end is the
+    most prominent maximum, and the start is the lowest point between it and the last larger |s_e| before it. The
     prominence of a maximum is its height above the higher of two minima, those between it and the nearest
     larger value (or the end of the curve) on either side. It is taken of |s_e| as it is, and not of its
     logarithm, in which the late fluctuations of tiny steps are the largest.

@@ -1,5 +1,7 @@
 """Statistics of the weights of a network."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -76,16 +78,16 @@ def zero_share(values: Tensor) -> Tensor:
 def dead_neurons(network: nn.Module) -> dict[str, Tensor]:
     """Hidden neurons through which nothing can pass.
 
-    A neuron is dead if all its incoming weights are zero, whatever its bias (its output does not depend on the
-    input), or all its outgoing weights are (nothing depends on its output). Zero means exactly zero. A neuron of
-    a convolution is a channel.
+    A neuron is dead if all its incoming weights are zero, whatever its bias (its output does not depend on
+    the input), or all its outgoing weights are (nothing depends on its output). Zero means exactly zero. A
+    neuron of a convolution is a channel.
 
     Args:
-        network: A chain of layers: weights of two or more dimensions, each (outputs, inputs, ...), registered in
-            the order in which they are applied. Channels may be flattened between two layers.
+        network: A chain of layers: weights of two or more dimensions, each (outputs, inputs, ...), registered
+            in the order in which they are applied. Channels may be flattened between two layers.
 
     Returns:
-        Layer name to booleans of shape (neurons,), for every layer but the last, whose outputs are the classes.
+        Layer name to booleans of shape (neurons,), for every layer but the last, which gives the classes.
 
     Raises:
         ValueError: The inputs of a layer are not a multiple of the outputs of the one before.
@@ -99,12 +101,10 @@ def dead_neurons(network: nn.Module) -> dict[str, Tensor]:
     """
     chain = [(name, p.detach()) for name, p in network.named_parameters() if p.ndim >= 2]
     dead = {}
-    for (name, incoming), (next_name, outgoing) in zip(chain[:-1], chain[1:], strict=True):
+    for (name, incoming), (next_name, outgoing) in pairwise(chain):
         neurons = len(incoming)
         if outgoing.shape[1] % neurons:
-            raise ValueError(
-                f"{next_name} has {outgoing.shape[1]} inputs, which {name}'s {neurons} cannot feed"
-            )
+            raise ValueError(f"{next_name} has {outgoing.shape[1]} inputs, which {name}'s {neurons} cannot feed")
         # A flattened channel is a block of consecutive inputs.
         blocks = outgoing.unflatten(1, (neurons, -1)).transpose(0, 1).flatten(1)
         dead[name.rpartition(".")[0]] = ~incoming.flatten(1).any(1) | ~blocks.any(1)

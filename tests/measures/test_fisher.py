@@ -305,6 +305,15 @@ def test_leaves_the_network_alone(name):
     assert not any(module._forward_hooks for module in network.modules())
 
 
+@pytest.mark.parametrize("method", ["exact", "nngeometry"])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_works_where_lightning_validates(name, method):
+    network, inputs = shipped(name)
+    expected = fisher_diagonal(network, inputs, method=method)
+    with torch.inference_mode():
+        torch.testing.assert_close(fisher_diagonal(network, inputs.clone(), method=method), expected)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", SHIPPED)
 def test_chunks_do_not_change_the_result(name, variant):
