@@ -9,15 +9,19 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach lit_grok.cli, whi
 
 import hydra
 import torch
+from hydra.utils import instantiate
+from lightning import Trainer
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from datamodules.base import ReplicaDataModule
 from lit_grok import cli, loggers
+from lit_grok.modules import LitClassifier
 from lit_grok.networks import scale_parameters
 from lit_grok.replicas import ReplicaStack
-from lit_grok.results import build_network, summarise, write_results, write_summary
+from lit_grok.results import CHECKPOINT, build_network, write_config, write_results, write_summary
 
 INTERRUPTED = 130
 
@@ -32,64 +36,52 @@ def build_stack(network: dict, replicas: list[dict]) -> ReplicaStack:
     return ReplicaStack(networks)
 
 
-def train(config: dict) -> int:
-    """Build everything that the resolved configuration names, train it and write what came out.
-
-    Returns:
-        The exit code.
-    """
-    cli.check_values(config)
-    replicas = cli.replicas(config)
-    torch.set_num_threads(config["threads"])
-    torch.set_flush_denormal(True)  # collapsing networks are full of denormal numbers, which are very slow
-
-    with_seeds = {f"{name}_seeds": [r[f"seed_{name}"] for r in replicas] for name in ("data", "order")}
-    datamodule = hydra.utils.instantiate(config["datamodule"], **with_seeds)
-    stack = build_stack(config["network"], replicas)
-    optimizer = hydra.utils.instantiate(config["optimizer"])
-    module = hydra.utils.instantiate(
-        config["module"], stack=stack, replicas=replicas, optimizer=optimizer, _convert_="all"
+def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDataModule, Trainer]:
+    """What the resolved configuration names, checked and ready to train."""
+    seeds = {f"{name}_seeds": [replica[f"seed_{name}"] for replica in replicas] for name in ("data", "order")}
+    datamodule = instantiate(config["datamodule"], **seeds)
+    module = instantiate(
+        config["module"],
+        stack=build_stack(config["network"], replicas),
+        replicas=replicas,
+        optimizer=instantiate(config["optimizer"]),
+        _convert_="all",
     )
-    module.configure_optimizers()  # refuses what cannot be trained together, before anything is written
-    trainer_config = {**config["trainer"], "callbacks": [], "logger": False}
-    trainer = hydra.utils.instantiate(trainer_config)
-
+    module.refuse_mixing(config["trainer"]["gradient_clip_val"], config["trainer"]["gradient_clip_algorithm"])
+    callbacks = instantiate({"callbacks": config["callbacks"]}, _convert_="all")["callbacks"]
+    trainer = instantiate(config["trainer"], callbacks=list(callbacks.values()), logger=False)
     datamodule.prepare_data()
     datamodule.setup()
-    run_dir = cli.make_run_dir(config)
-    config = {**config, "run_dir": str(run_dir)}
-    for settings in config["callbacks"].values():
-        if "run_dir" in settings:
-            settings["run_dir"] = str(run_dir)
-    trainer.callbacks += [hydra.utils.instantiate(settings) for settings in config["callbacks"].values()]
-    cli.save_config(run_dir, {**config, "resume": None})
+    return module, datamodule, trainer
+
+
+def train(config: dict) -> int:
+    """Train what the resolved configuration names and write what came out; returns the exit code."""
+    run_dir = config["run_dir"]
+    with cli.bad_input(run_dir):
+        cli.check_values(config)
+        replicas = cli.replicas(config)
+        torch.set_num_threads(config["threads"])
+        torch.set_flush_denormal(True)  # collapsing networks are full of denormal numbers, which are very slow
+        module, datamodule, trainer = build(config, replicas)
+    resume, config["resume"] = config["resume"], None
+    write_config(run_dir, config)
     cli.log_to_file(run_dir)
     labels = [module.label(r) for r in range(len(replicas))]
-    make_loggers = hydra.utils.instantiate(config["logger"], _partial_=True)
-    trainer.loggers = make_loggers(labels=labels, run_dir=str(run_dir), config=config, replicas=replicas)
+    make_loggers = instantiate(config["logger"], _partial_=True)
+    trainer.loggers = make_loggers(labels=labels, run_dir=run_dir, config=config, replicas=replicas)
     cli.log.info("%s, %d replica(s), results in %s", config["task"], len(replicas), run_dir)
-    checkpoint = run_dir / "checkpoints" / "last.ckpt" if config["resume"] else None
+
     start, exit_code, records = time.monotonic(), 1, []
     try:
+        checkpoint = f"{run_dir}/{CHECKPOINT}" if resume else None
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         write_results(run_dir, module.recorder.dataset(), module.final_weights())
         if module.interrupted:
-            cli.log.info(
-                "stopped after %d epochs; go on with: python train.py resume=%s",
-                trainer.current_epoch,
-                run_dir,
-            )
+            cli.log.info("stopped after %d epochs; go on with: train.py resume=%s", trainer.current_epoch, run_dir)
             exit_code = INTERRUPTED
         else:
-            records = summarise(
-                module.recorder,
-                task=config["task"],
-                chance=module.chance,
-                generalisation=module.generalisation,
-                diverged=module.diverged,
-                epochs=trainer.current_epoch,
-                seconds=time.monotonic() - start,
-            )
+            records = module.summary(config["task"], trainer.current_epoch, time.monotonic() - start)
             write_summary(run_dir, records)
             show(records)
             exit_code = 0

@@ -10,11 +10,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from lit_grok.results import write_results
+from lit_grok.results import CHECKPOINT, write_results
 
 log = logging.getLogger("lit_grok")
-
-LAST = Path("checkpoints") / "last.ckpt"
 
 
 class CheckpointCallback(Checkpoint):
@@ -24,14 +22,13 @@ class CheckpointCallback(Checkpoint):
     Every file is replaced as a whole, so a kill at any moment loses at most the epochs since the last checkpoint.
 
     Args:
-        run_dir: The run's directory; the checkpoint is ``checkpoints/last.ckpt`` there.
         every: Epochs between checkpoints.
     """
 
-    def __init__(self, run_dir: str, every: int = 1000):
+    def __init__(self, every: int = 1000):
         if every < 1:
             raise ValueError(f"checkpoint_every={every}: must be at least 1")
-        self.path, self.every = Path(run_dir) / LAST, every
+        self.every = every
         self._signal: int | None = None
         self._previous: dict[int, Any] = {}
         self._at_epoch_end = False
@@ -70,11 +67,13 @@ class CheckpointCallback(Checkpoint):
             self._save(trainer, pl_module)
 
     def _save(self, trainer: L.Trainer, module: Any) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".partial")
+        run_dir = Path(trainer.default_root_dir)
+        path = run_dir / CHECKPOINT
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".partial")
         trainer.save_checkpoint(temporary)
-        os.replace(temporary, self.path)
-        write_results(self.path.parent.parent, module.recorder.dataset(), module.final_weights())
+        os.replace(temporary, path)
+        write_results(run_dir, module.recorder.dataset(), module.final_weights())
         for logger in trainer.loggers:
             logger.save()
 

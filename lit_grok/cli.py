@@ -4,27 +4,30 @@ import difflib
 import itertools
 import logging
 import math
-import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from lit_grok.results import CONFIG, read_config, write_text
+from lit_grok.results import CHECKPOINT, CONFIG, read_config
 
 log = logging.getLogger("lit_grok")
 
 EXIT_USAGE = 2
+CONFIG_DIR = Path(__file__).parents[1] / "configs"
 #: What may differ between a run and its continuation.
 RESUMABLE = ("epochs", "threads", "accelerator", "checkpoint_every")
 
@@ -40,56 +43,69 @@ def exit_with(message: str) -> NoReturn:
 
 
 @contextmanager
+def bad_input(run_dir: str | Path) -> Iterator[None]:
+    """While everything is still being built a refused value is the user's to correct, and the directory goes again."""
+    built = False
+    try:
+        yield
+        built = True
+    except InstantiationException as error:
+        cause = error.__cause__
+        key = re.search(r"full_key: (\S+)", str(error))
+        where = f"{key.group(1)}: " if key else ""
+        if isinstance(cause, ValueError | MisconfigurationException):
+            raise UsageError(str(cause)) from None
+        missing = re.search(r"Error locating target '([^']+)'", str(error))
+        if missing:
+            raise UsageError(f"{where}_target_={missing.group(1)}: cannot be imported ({_innermost(error)})") from None
+        if isinstance(cause, TypeError):
+            raise UsageError(f"{where}{cause}") from None
+        raise (cause or error) from None
+    except (ValueError, MisconfigurationException) as error:
+        raise UsageError(str(error)) from None
+    finally:
+        if not built and not any(Path(run_dir).iterdir()):
+            Path(run_dir).rmdir()
+
+
+@contextmanager
 def usage_errors() -> Iterator[None]:
     """Turn what bad input raises into one line; anything else is a bug and keeps its traceback."""
     try:
         yield
     except UsageError as error:
         exit_with(str(error))
-    except InstantiationException as error:
-        cause = error.__cause__
-        key = re.search(r"full_key: (\S+)", str(error))
-        where = f"{key.group(1)}: " if key else ""
-        if isinstance(cause, ValueError | MisconfigurationException):
-            exit_with(str(cause))
-        if "Error locating target" in str(error) or isinstance(cause, TypeError):
-            reason = str(error).splitlines()[0].split(", set env var")[0]
-            missing = f" ({cause})" if isinstance(cause, ImportError | TypeError) else ""
-            exit_with(f"{where}{reason}{missing}")
-        raise (cause or error) from None
+    except OverrideParseException as error:
+        exit_with(f"{error.override}: cannot be read as KEY=VALUE ({str(error).splitlines()[1]})")
     except MissingConfigException as error:
         group, _, value = str(error.missing_cfg_file).rpartition("/")
         options = [o for o in error.options or [] if o]
         exit_with(f"{group}={value}: unknown; allowed: {', '.join(options)}" if options else str(error))
     except (HydraException, OmegaConfBaseException) as error:
-        exit_with(_unknown_key(str(error)) or str(error).splitlines()[0])
+        unknown = re.search(r"Could not override '([^']+)'", str(error))
+        exit_with(_no_such_key(unknown.group(1)) if unknown else str(error).splitlines()[0])
 
 
-def check_overrides(config: DictConfig, arguments: Sequence[str]) -> None:
-    """Refuse keys that do not exist before Hydra does, with the ones that do."""
-    for argument in arguments:
-        key, equals, _ = argument.partition("=")
-        if equals and not key.startswith(("+", "~", "-", "hydra.", "hydra/")):
-            _check_key(config, key)
+def _innermost(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
-def _check_key(config: DictConfig, key: str) -> None:
-    node: Any = config
-    path: list[str] = []
-    for part in re.split(r"[./]", key.split("@")[0]):
-        if isinstance(node, DictConfig) and part not in node:
-            there = [str(name) for name in node]
-            close = difflib.get_close_matches(part, there, n=1)
-            hint = f" (did you mean {'.'.join([*path, close[0]])}?)" if close else ""
-            under = f" under {'.'.join(path)}" if path else ""
-            raise UsageError(f"{key}: no such key{hint}; allowed{under}: {', '.join(there)}")
-        node = OmegaConf.select(config, ".".join([*path, part]))
-        path.append(part)
-
-
-def _unknown_key(message: str) -> str | None:
-    match = re.search(r"Could not override '([^']+)'", message)
-    return f"{match.group(1)}: no such key; python train.py --help lists them" if match else None
+def _no_such_key(key: str) -> str:
+    """Say which keys there are beside the one that is not, and which of them was meant."""
+    groups = [a for a in sys.argv[1:] if a.split("=")[0] in ("task", "optimizer", "callbacks", "logger", "trainer")]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose("train", overrides=groups)
+    path = key.split(".")[:-1]
+    while path and not isinstance(OmegaConf.select(config, ".".join(path)), DictConfig):
+        path = path[:-1]
+    node = OmegaConf.select(config, ".".join(path)) if path else config
+    there = [".".join([*path, str(name)]) for name in node]
+    close = difflib.get_close_matches(key, there, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"{key}: no such key{hint}; allowed: {', '.join(there)}"
 
 
 def check_values(config: Mapping[str, Any]) -> None:
@@ -99,7 +115,7 @@ def check_values(config: Mapping[str, Any]) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UsageError(f"{key}={value}: must be a whole number, 1 or more")
     _number("learning_rate", config["learning_rate"])
-    for key in ("data_size", "side", "P"):
+    for key in ("side", "P"):
         if key in config and (isinstance(config[key], bool) or not isinstance(config[key], int)):
             raise UsageError(f"{key}={config[key]}: must be a whole number")
 
@@ -165,73 +181,50 @@ def _seed(key: str, value: Any) -> int:
 def resolve(config: DictConfig) -> dict[str, Any]:
     """The configuration of this run as plain containers; that of an earlier run where it is resumed."""
     if config.resume is None:
+        config.run_dir = str(_claim(config.run_dir))
         return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
     try:
         saved = read_config(config.resume)
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"resume={config.resume}: not a run's directory (it has no {CONFIG})") from None
+    if not (Path(config.resume) / CHECKPOINT).exists():
+        raise UsageError(f"resume={config.resume}: that run has no checkpoint yet (it has no {CHECKPOINT})")
     for override in HydraConfig.get().overrides.task:
         key, _, value = override.partition("=")
-        if key == "resume":
-            continue
         given = yaml.safe_load(value)
-        if key not in RESUMABLE and saved.get(key) != given:
+        if key != "resume" and key not in RESUMABLE and saved.get(key) != given:
             raise UsageError(
                 f"{override}: a resumed run keeps its configuration; only {', '.join(RESUMABLE)} may be given"
             )
         saved[key] = given
-    for key in RESUMABLE:
-        _propagate(saved, key)
-    return {**saved, "run_dir": str(config.resume), "resume": str(config.resume)}
+    saved["trainer"] |= {"max_epochs": saved["epochs"], "accelerator": saved["accelerator"]}
+    if "checkpoint" in saved["callbacks"]:
+        saved["callbacks"]["checkpoint"]["every"] = saved["checkpoint_every"]
+    saved["trainer"]["default_root_dir"] = saved["run_dir"] = str(config.resume)
+    return saved
 
 
-def _propagate(saved: dict[str, Any], key: str) -> None:
-    """Put a top-level value where the configuration had referred to it."""
-    places = {
-        "epochs": ("trainer", "max_epochs"),
-        "accelerator": ("trainer", "accelerator"),
-        "checkpoint_every": ("callbacks", "checkpoint", "every"),
-    }
-    *path, last = places.get(key, (key,))
-    node = saved
-    for part in path:
-        node = node.get(part, {})
-    if last in node:
-        node[last] = saved[key]
-
-
-def make_run_dir(config: dict[str, Any]) -> Path:
-    """Create the run's directory, never an existing one, and note in it what will be run."""
-    run_dir = Path(config["run_dir"])
-    if config["resume"] is None:
-        explicit = any(o.startswith("run_dir=") for o in HydraConfig.get().overrides.task)
-        candidates = [run_dir] if explicit else [run_dir, *(Path(f"{run_dir}-{i}") for i in range(1, 10_000))]
-        try:
-            for run_dir in candidates:
-                run_dir.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    run_dir.mkdir()
-                    break
-                except FileExistsError:
-                    if explicit and (not run_dir.is_dir() or (run_dir / CONFIG).exists()):
-                        raise UsageError(
-                            f"run_dir={run_dir}: exists already; choose another, or go on with resume={run_dir}"
-                        ) from None
-                    if explicit:
-                        break
-        except OSError as error:
-            raise UsageError(f"run_dir={run_dir}: cannot be written ({error.strerror})") from None
-    if not os.access(run_dir, os.W_OK):
-        raise UsageError(f"run_dir={run_dir}: cannot be written (Permission denied)")
-    return run_dir
-
-
-def save_config(run_dir: Path, config: Mapping[str, Any]) -> None:
-    """Write the resolved configuration into the run's directory."""
+def _claim(run_dir: str) -> Path:
+    """Create the run's directory; where it exists the default name gets a counter and any other is refused."""
+    chosen = any(o.startswith("run_dir=") for o in HydraConfig.get().overrides.task)
+    names = (Path(run_dir if i == 0 else f"{run_dir}-{i}") for i in itertools.count())
     try:
-        write_text(run_dir / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        for path in names:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir()
+            except FileExistsError:
+                if chosen and (not path.is_dir() or any(path.iterdir())):
+                    raise UsageError(
+                        f"run_dir={path}: exists and is not empty; choose another, or go on with resume={path}"
+                    ) from None
+                if not chosen:
+                    continue
+            tempfile.TemporaryFile(dir=path).close()
+            return path
     except OSError as error:
         raise UsageError(f"run_dir={run_dir}: cannot be written ({error.strerror})") from None
+    raise AssertionError("the names never end")
 
 
 def log_to_console() -> None:
@@ -243,9 +236,9 @@ def log_to_console() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def log_to_file(run_dir: Path) -> None:
+def log_to_file(run_dir: str | Path) -> None:
     """Keep the messages in the run's directory too."""
-    handler = logging.FileHandler(run_dir / "train.log")
+    handler = logging.FileHandler(Path(run_dir) / "train.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.handlers = [log.handlers[0], handler]
 

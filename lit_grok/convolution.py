@@ -4,7 +4,7 @@ The networks of this laboratory are tiny, a few 3×3 filters on 16×16 spins. At
 routines cost far more than the arithmetic: of a plain training step of the Ising CNN, half is the backward
 pass of its convolutions and a fifth is the pooling. Here the block is one pass forward and one backward, and
 the pre-activations are never written to memory. On one thread, with 300 snapshots, the whole step falls from
-2.9 to 0.9 ms, or to 0.55 ms per network if ten are trained together (`python -m benchmarks.bench_convolution`).
+2.9 to 0.9 ms, or to 0.55 ms per network if ten are trained together (`benchmarks/bench_convolution.py`).
 
 Three choices carry the speed:
 
@@ -12,14 +12,12 @@ Three choices carry the speed:
   them and becomes vector instructions. Shapes are PyTorch's own and only the strides differ: the output of
   one block is the input of the next as it is, and inputs stored like this need no transposition.
 * The images get their border of zeros first, so that no loop asks whether it is at the edge.
-* A pooling window, 2×2 pre-activations that see 4×4 inputs, is computed and pooled in the nearest cache.
+* A pooling window, 2×2 pre-activations that see 4×4 inputs, is computed and pooled in the first cache.
 
-There is no parallel loop over replicas: the threads of numba do not all inherit `torch.set_flush_denormal`, and
-the bits of a result would depend on their number.
+There is no parallel loop over replicas: a thread that numba started before `torch.set_flush_denormal` does not obey
+it, so the bits of a result would depend on who computed it, and one replica alone would gain nothing.
 """
 
-import pickle
-from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -28,6 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from lit_grok.compiled import compiled
 
 _LANES = 16  # samples are padded with zeros to a multiple of this, so that vector loops have no remainder
 _DEAD = np.int8(4)  # stands where the position 0 … 3 of a window's maximum would, if relu blocks its gradient
@@ -40,7 +40,7 @@ def conv_relu_pool(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     of PyTorch: a tie goes to the first maximum of the window in row-major order, relu′(0) = 0, and a NaN wins.
 
     The compiled loops need float32 on the CPU and even H and W; all else runs as plain PyTorch operations.
-    They are for training: they have a first derivative only, and know nothing of ``torch.func`` transforms.
+    They are for training: they have a first derivative only, and no ``torch.func`` transform applies to them.
 
     Args:
         inputs: Shape (R, B, C, H, W). Networks that share their inputs take (1, B, C, H, W), or a tensor
@@ -110,23 +110,6 @@ def _samples_last(tensor: Tensor) -> Tensor:
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:
     return [tensor.detach().contiguous().numpy() for tensor in tensors]
-
-
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile at the first call, and keep the machine code on disk if possible (it saves 2 s)."""
-    plain = numba.njit(nogil=True, error_model="numpy")(function)
-    try:
-        cached = numba.njit(nogil=True, error_model="numpy", cache=True)(function)
-    except RuntimeError:  # no directory may be written to
-        return plain
-
-    def run(*arguments: object) -> None:
-        try:
-            cached(*arguments)
-        except (OSError, EOFError, pickle.UnpicklingError):  # the disk is full, or the files are damaged
-            plain(*arguments)
-
-    return run
 
 
 # The loops over the samples n are the ones that the compiler vectorises. The 3×3 and 2×2 loops inside have
@@ -215,7 +198,7 @@ def _fill(padded, images):
                 _copy(images[c, i, j], padded[c, i + 1, j + 1])
 
 
-@_compiled
+@compiled
 def _forward(images, weight, bias, output, argmax):
     R, filters, H2, W2, B = output.shape
     C, H, W = images.shape[1:4]
@@ -233,7 +216,7 @@ def _forward(images, weight, bias, output, argmax):
                     _pool(window, output[r, o, i, j], argmax[r, o, i, j])
 
 
-@_compiled
+@compiled
 def _backward(grad_output, images, weight, argmax, grad_inputs, grad_weight, grad_bias):
     R, filters, H2, W2, B = grad_output.shape
     C, H, W = images.shape[1:4]

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_grok.metrics import ReplicaAccuracy
 from lit_grok.optimizers import ELEMENTWISE
 from lit_grok.replicas import ReplicaStack
-from lit_grok.results import Recorder
+from lit_grok.results import Recorder, summarise
 
 
 class LitClassifier(L.LightningModule):
@@ -97,26 +97,45 @@ class LitClassifier(L.LightningModule):
             "accuracy": accuracy.compute().view(-1),
         }  # torchmetrics drops a single dimension
 
+    def refuse_mixing(self, gradient_clip_val: float | None, gradient_clip_algorithm: str | None) -> None:
+        """Refuse what would let replicas that train together touch each other.
+
+        Raises:
+            ValueError: For R > 1 and an optimiser that is not known to treat every parameter by itself, or
+                clipping of the gradients by their norm, which is that of all replicas.
+        """
+        if len(self.stack) == 1:
+            return
+        optimizer = self.configure_optimizers()
+        if not isinstance(optimizer, ELEMENTWISE):
+            raise ValueError(
+                f"optimizer={type(optimizer).__name__}: not known to treat every parameter by itself, so it could mix "
+                f"the {len(self.stack)} replicas that train together; train one at a time (-m and commas queue them)"
+            )
+        if gradient_clip_val and gradient_clip_algorithm != "value":
+            raise ValueError(
+                f"trainer.gradient_clip_val={gradient_clip_val}: clipping by norm would scale each of the "
+                f"{len(self.stack)} replicas by the gradients of all; train one at a time (-m and commas queue them), "
+                "or clip with trainer.gradient_clip_algorithm=value"
+            )
+
+    def summary(self, task: str, epochs: int, seconds: float) -> list[dict[str, Any]]:
+        """The end-of-run facts, a record per replica."""
+        return summarise(
+            self.recorder,
+            task=task,
+            chance=self.chance,
+            generalisation=self.generalisation,
+            diverged=self.diverged,
+            epochs=epochs,
+            seconds=seconds,
+        )
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimiser of the stack's parameters, refused where it would mix replicas."""
         decays = [float(replica["weight_decay"]) for replica in self.replicas]
         same = len(set(decays)) == 1
-        optimizer = self._optimizer(self.stack.parameters(), weight_decay=decays[0] if same else decays)
-        if len(self.stack) > 1 and not isinstance(optimizer, ELEMENTWISE):
-            raise ValueError(
-                f"optimizer {type(optimizer).__name__} is not known to treat every parameter by itself, so it could "
-                "mix replicas that are trained together: train one replica at a time"
-            )
-        return optimizer
-
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
-        """Clip as the Trainer says, unless that would mix replicas."""
-        if gradient_clip_val and len(self.stack) > 1 and gradient_clip_algorithm != "value":
-            raise ValueError(
-                "trainer.gradient_clip_val: clipping by norm would scale each replica by the gradients of all: "
-                "train one replica at a time, or clip with trainer.gradient_clip_algorithm=value"
-            )
-        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        return self._optimizer(self.stack.parameters(), weight_decay=decays[0] if same else decays)
 
     def label(self, replica: int) -> str:
         """What tells this replica from the others, as one would type it."""

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from lit_grok.measures.grokking import grokking_time, status
 
 CONFIG, RESULTS, WEIGHTS, SUMMARY = "config.yaml", "results.nc", "weights.safetensors", "summary.json"
+CHECKPOINT = "checkpoints/last.ckpt"
 
 #: What tells one replica of a run from another; the first two are always there to select by.
 REPLICA_KEYS = ("init_scale", "seed", "weight_decay", "seed_init", "seed_data", "seed_order")
@@ -208,6 +209,11 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file as a whole, or leave the old one."""
     with _replacing(Path(path)) as temporary:
         temporary.write_text(text)
+
+
+def write_config(run_dir: str | Path, config: Mapping[str, Any]) -> None:
+    """Write the resolved configuration."""
+    write_text(Path(run_dir) / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
 
 def write_summary(run_dir: str | Path, records: Sequence[Mapping[str, Any]]) -> None:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
-import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from lit_grok.compiled import compiled
 from lit_grok.measures.fisher import HasReluLayers
 
 Scheme = Literal["layerwise", "global", "normalised", "single_layer", "fisher"]
@@ -87,7 +87,7 @@ def removal_steps(
         shapes = {name: tuple(value.shape) for name, value in parameters.items()}
         if {name: tuple(score.shape) for name, score in scores.items()} != shapes:
             raise ValueError(f"scores must have exactly these names and shapes: {shapes}")
-        ranked = {name: scores[name].detach() for name in parameters}
+        ranked = {name: scores[name].detach().to(value.device) for name, value in parameters.items()}
     if layer is not None:
         layers = {name: name.rpartition(".")[0] for name in ranked}
         if layer not in layers.values():
@@ -372,7 +372,7 @@ def _incremental(
     return torch.from_numpy(correct / len(targets)), losses / len(targets)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _by_step(steps, count):
     """Columns of each row by ascending step, (R, columns), and where each step begins, (R, count + 2)."""
     n_rows, n_columns = steps.shape
@@ -390,7 +390,7 @@ def _by_step(steps, count):
     return order, starts
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _sweep(rows, first, second, preactivations, logits, snap, targets, at_each, correct):
     """Remove the weights of fraction after fraction from one tile of inputs.
 

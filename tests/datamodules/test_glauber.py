@@ -42,17 +42,13 @@ def boltzmann_average(observable, energies, sites, temperature):
 
 
 # With two bonds between each pair of neighbours, the 2 × 2 lattice orders at higher temperatures.
-@pytest.mark.parametrize(
-    ("side", "temperatures"), [(2, (3.0, 4.0, 5.0)), (3, (2.0, 3.0, 5.0)), (4, (1.9, 2.3, 3.5))]
-)
+@pytest.mark.parametrize(("side", "temperatures"), [(2, (3.0, 4.0, 5.0)), (3, (2.0, 3.0, 5.0)), (4, (1.9, 2.3, 3.5))])
 def test_equilibrium_is_boltzmann(side, temperatures):
     states = all_states(side)
     energies, order = energy(states), np.abs(magnetisation(states))
     for temperature in temperatures:
         spins = sample(np.full(200_000, temperature), steps=150 * side**2, side=side, seed=1)
-        exact, warmer = (
-            boltzmann_average(energies, energies, side**2, t) for t in (temperature, 1.02 * temperature)
-        )
+        exact, warmer = (boltzmann_average(energies, energies, side**2, t) for t in (temperature, 1.02 * temperature))
         assert abs(standard_errors_off(energy(spins), exact)) < 4
         assert abs(standard_errors_off(energy(spins), warmer)) > 5  # two per cent in T would be noticed
         exact = boltzmann_average(order, energies, side**2, temperature)
@@ -72,9 +68,7 @@ def test_every_state_of_a_small_lattice_has_its_boltzmann_weight():
 def onsager_energy(temperature):
     """Per site of the infinite lattice (Onsager 1944)."""
     k = 2 * np.sinh(2 / temperature) / np.cosh(2 / temperature) ** 2
-    return -(1 + 2 / np.pi * (2 * np.tanh(2 / temperature) ** 2 - 1) * ellipk(k**2)) / np.tanh(
-        2 / temperature
-    )
+    return -(1 + 2 / np.pi * (2 * np.tanh(2 / temperature) ** 2 - 1) * ellipk(k**2)) / np.tanh(2 / temperature)
 
 
 # The correlation length is 1.4 at T = 3.5, so a lattice of side 16 is infinite to one part in 1e4.
@@ -174,9 +168,7 @@ def slow_sample(temperatures, steps, side, seed):
         for _ in range(steps):
             high, low = divmod(next(numbers), 2**32)
             i, j = divmod(high * side**2 >> 32, side)
-            field = sum(
-                int(s[k % side, m % side]) for k, m in ((i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1))
-            )
+            field = sum(int(s[k % side, m % side]) for k, m in ((i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)))
             delta = 2 * int(s[i, j]) * field
             # a small number sends the spin up: to flip a spin that is up, it is counted from the other end
             number = low if s[i, j] < 0 else 2**32 - 1 - low

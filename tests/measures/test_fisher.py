@@ -17,12 +17,12 @@ class ReluMLP(ModularMLP):
         return [*self.hidden, self.output]
 
 
-def randomised(network, seed=0, scale=0.5):
-    """Random biases too: the networks' own are zero."""
+def randomised(network, seed=0, scale=0.3):
+    """Seeded, and random biases too: a ModularMLP's own are zero."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
         with torch.no_grad():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
     return network
 
 
@@ -103,7 +103,7 @@ def test_is_the_second_order_of_the_kl_divergence(name):
 
     flat = torch.cat([p.detach().flatten() for p in network.parameters()])
     sizes = [p.numel() for p in network.parameters()]
-    here, epsilon = log_p(flat), 1e-4
+    here, epsilon = log_p(flat), 3e-5  # small enough to cross no kink of a ReLU
     indices = range(0, len(flat), 1 + len(flat) // 150)
     expected = []
     for i in indices:

@@ -54,12 +54,12 @@ def test_regular_model_has_half_its_parameters():
 def test_minibatches_give_the_same():
     weights, x, y = regression(replicas=1)
     result = local_learning_coefficient(
-        quadratic, weights, x, y, seeds=[0], chains=40, steps=600, burn_in=200, step_size=5e-4, batch_size=250
+        quadratic, weights, x, y, seeds=[0], chains=20, steps=400, burn_in=100, step_size=1e-3, batch_size=250
     )
     whole = local_learning_coefficient(
-        quadratic, weights, x, y, seeds=[0], chains=40, steps=600, burn_in=200, step_size=5e-4
+        quadratic, weights, x, y, seeds=[0], chains=20, steps=400, burn_in=100, step_size=1e-3
     )
-    assert result.value.item() == pytest.approx(whole.value.item(), rel=0.15)
+    assert result.value.item() == pytest.approx(whole.value.item(), rel=0.2)
 
 
 def test_singular_model_has_less():
