@@ -94,11 +94,13 @@ def show(records: list[dict]) -> None:
     """Print what became of every replica."""
     columns = ["init_scale", "weight_decay", "seed", "status", "t_train", "t_test", "t_grok"]
     columns += ["train_accuracy", "test_accuracy", "weight_norm"]
-    table = Table(*(name.replace("_", " ") for name in columns), box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD)
+    for name in columns:
+        table.add_column(name, no_wrap=True)
     for record in records:
         cells = [record[name] for name in columns]
         table.add_row(*["–" if c is None else f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells])
-    Console(width=max(Console().width, 100)).print(table)  # never so narrow that the numbers are cut
+    Console(width=max(Console().width, 130)).print(table)  # never so narrow that the numbers are cut
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")

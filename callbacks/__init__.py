@@ -2,7 +2,6 @@
 
 from callbacks.base import AnalysisCallback, AnalysisError
 from callbacks.checkpoint import CheckpointCallback
-from callbacks.curves_figure import CurvesFigureCallback
 from callbacks.evaluation import EvaluationCallback
 from callbacks.grok_time import GrokTimeCallback
 from callbacks.progress import ProgressCallback
@@ -11,7 +10,6 @@ __all__ = [
     "AnalysisCallback",
     "AnalysisError",
     "CheckpointCallback",
-    "CurvesFigureCallback",
     "EvaluationCallback",
     "GrokTimeCallback",
     "ProgressCallback",

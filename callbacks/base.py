@@ -4,16 +4,20 @@ import copy
 import logging
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import numpy as np
 import xarray as xr
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.seed import isolate_rng
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lit_grok.modules import LitClassifier
+from lit_grok.results import index_replicas
 
 log = logging.getLogger("lit_grok")
 
@@ -73,6 +77,25 @@ class AnalysisCallback(L.Callback):
         """
         raise NotImplementedError(f"{type(self).__name__} must say what it measures: define measure(network, batch)")
 
+    def measure_final(self, network: nn.Module, batch: Batch) -> Mapping[str, Any]:
+        """Measure one trained network more closely, once, at the end; by default nothing.
+
+        Takes and returns what `measure` does; the values have no epoch in the results.
+        """
+        return {}
+
+    def draw(self, replica: xr.Dataset, title: str) -> Mapping[str, Figure]:
+        """Draw one replica at the end; by default nothing.
+
+        Args:
+            replica: Everything that was measured on it, as ``open_run(…).isel(replica=r)`` gives it.
+            title: What tells the replica from the others.
+
+        Returns:
+            Name to figure; saved as ``figures/NAME_REPLICA.png`` in the run's directory, and in W&B.
+        """
+        return {}
+
     def measure_replicas(self, module: LitClassifier, batch: Batch) -> Mapping[str, Any]:
         """Measure all replicas; by default one after the other with `measure`.
 
@@ -87,12 +110,7 @@ class AnalysisCallback(L.Callback):
             Name to values with a leading replica dimension: an array of shape (R,), or a DataArray whose first
             dimension is ``replica``.
         """
-        measured: dict[int, dict[str, xr.DataArray]] = {}
-        for r, network in enumerate(module.stack.networks):
-            if module.diverged[r] is None:
-                values = self.measure(copy.deepcopy(network).eval(), (batch[0][r], batch[1][r]))
-                measured[r] = {name: _array(name, value) for name, value in values.items()}
-        return _join(measured, len(module.replicas))
+        return self._each(self.measure, module, batch)
 
     def is_due(self, epoch: int) -> bool:
         """Whether the cadence asks for a measurement after this many epochs."""
@@ -113,8 +131,13 @@ class AnalysisCallback(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Measure the trained networks, unless the cadence has just done so or the training is to go on later."""
-        if not pl_module.interrupted and self._last_epoch != trainer.current_epoch:
-            self._measure(trainer, pl_module, trainer.current_epoch)
+        if pl_module.interrupted:
+            return
+        epoch = trainer.current_epoch
+        if self._last_epoch != epoch:
+            self._measure(trainer, pl_module, epoch)
+        self._record(trainer, pl_module, epoch, lambda m, b: self._each(self.measure_final, m, b), once=True)
+        save_figures(trainer, pl_module, self.draw)
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch of the last measurement."""
@@ -134,12 +157,16 @@ class AnalysisCallback(L.Callback):
             self._measure(trainer, module, epoch)
 
     def _measure(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
+        once = self.every is None and self.per_decade is None
+        self._record(trainer, module, epoch, self.measure_replicas, once)
+        self._last_epoch = epoch
+
+    def _record(self, trainer: L.Trainer, module: Any, epoch: int, measure: Callable, once: bool) -> None:
         batch = trainer.datamodule.split(self.split)  # type: ignore[attr-defined]
         try:
             with isolate_rng():
-                values = self.measure_replicas(module, batch)
+                values = measure(module, batch)
             arrays = {name: _array(name, value) for name, value in values.items()}
-            once = self.every is None and self.per_decade is None
             for name, array in arrays.items():
                 dims = [str(dim) for dim in array.dims[1:]]
                 labels = {dim: array[dim].values for dim in dims if dim in array.coords}
@@ -149,8 +176,17 @@ class AnalysisCallback(L.Callback):
             raise
         scalars = {name: array.values for name, array in arrays.items() if array.ndim == 1}
         self._report_nan(module, scalars, epoch)
-        module.log_replicas(scalars, epoch)
-        self._last_epoch = epoch
+        if scalars:
+            module.log_replicas(scalars, epoch)
+
+    def _each(self, measure: Callable, module: LitClassifier, batch: Batch) -> dict[str, xr.DataArray]:
+        """Measure one replica after the other, leaving out those that diverged."""
+        measured: dict[int, dict[str, xr.DataArray]] = {}
+        for r, network in enumerate(module.stack.networks):
+            if module.diverged[r] is None:
+                values = measure(copy.deepcopy(network).eval(), (batch[0][r], batch[1][r]))
+                measured[r] = {name: _array(name, value) for name, value in values.items()}
+        return _join(measured, len(module.replicas))
 
     def _report_nan(self, module: Any, scalars: Mapping[str, np.ndarray], epoch: int) -> None:
         """NaN can be a right answer (no live neuron, say), but never a silent one."""
@@ -160,6 +196,20 @@ class AnalysisCallback(L.Callback):
                 self._reported.add(name)
                 labels = "; ".join(module.label(r) for r in where)
                 log.warning("%s, epoch %d: %s is NaN (%s)", type(self).__name__, epoch, name, labels)
+
+
+def save_figures(trainer: L.Trainer, module: Any, draw: Callable[[xr.Dataset, str], Mapping[str, Figure]]) -> None:
+    """Draw every replica, and put the figures into the run's directory and into W&B."""
+    directory = Path(trainer.default_root_dir) / "figures"
+    dataset = index_replicas(module.recorder.dataset())
+    for r in range(len(module.replicas)):
+        for name, figure in draw(dataset.isel(replica=r), module.label(r)).items():
+            directory.mkdir(parents=True, exist_ok=True)
+            path = directory / f"{name}_{module.label(r).replace(' ', '_')}.png"
+            figure.savefig(path, dpi=150)
+            logger = trainer.loggers[r] if trainer.loggers else None
+            if isinstance(logger, WandbLogger):
+                logger.log_image(name, [str(path)])
 
 
 def _array(name: str, value: Any) -> xr.DataArray:

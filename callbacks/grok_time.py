@@ -6,7 +6,9 @@ from typing import Any
 import lightning as L
 import numpy as np
 
-from lit_grok.measures.grokking import grokking_time
+from callbacks.base import save_figures
+from lit_grok.figures.curves import curves
+from lit_grok.measures.grokking import GrokkingTime, grokking_time
 
 log = logging.getLogger("lit_grok")
 
@@ -16,7 +18,8 @@ class GrokTimeCallback(L.Callback):
 
     Announces on the console and in W&B when a replica first reaches its task's generalisation level. That
     announcement is provisional, since Definition 1 refers to the maximum over the whole run; the verdict is read
-    off the complete curves at the end (``t_train``, ``t_test``, ``t_grok`` in the results, NaN where undefined).
+    off the complete curves at the end (``t_train``, ``t_test``, ``t_grok`` in the results, NaN where undefined) and
+    drawn into ``figures/`` of the run's directory.
     """
 
     def __init__(self):
@@ -46,6 +49,7 @@ class GrokTimeCallback(L.Callback):
         for name in ("t_train", "t_test", "t_grok"):
             values = [getattr(time, name) for time in times]
             pl_module.recorder.add(name, [np.nan if v is None else v for v in values], epoch=None)
+        save_figures(trainer, pl_module, lambda replica, title: {"curves": curves(replica, title)})
 
     def state_dict(self) -> dict[str, Any]:
         """Which replicas were announced."""
@@ -69,7 +73,7 @@ class GrokTimeCallback(L.Callback):
             module.loggers[r].log_metrics({"generalised_at": epoch, "epoch": epoch}, step=epoch)
 
     @staticmethod
-    def _time(module: Any, r: int):
+    def _time(module: Any, r: int) -> GrokkingTime:
         epochs, train = module.recorder.curve("train_accuracy")
         _, test = module.recorder.curve("test_accuracy")
         return grokking_time(epochs, train[:, r], test[:, r])

@@ -70,7 +70,8 @@ class Recorder:
         """Record one measurement of all replicas.
 
         Args:
-            name: Name of the variable; a slash path such as ``fim/step_cosine`` is fine.
+            name: Name of the variable. A slash path such as ``fim/step_cosine`` groups panels in W&B; in the
+                dataset it reads ``fim_step_cosine``.
             values: Shape (R, *shape), NaN for a replica that was not measured.
             epoch: Number of completed epochs, or None for something measured once, at the end.
             dims: A name for each dimension of ``shape``.
@@ -114,7 +115,8 @@ class Recorder:
         """Everything as one dataset: curves over (replica, epoch, …), NaN where not measured at an epoch."""
         epochs = sorted({e for s in self._series.values() for e in s["epochs"] if e is not None})
         variables = {}
-        for name, series in self._series.items():
+        for path, series in self._series.items():
+            name = path.replace("/", "_")
             if series["epochs"] == [None]:
                 variables[name] = (("replica", *series["dims"]), series["values"][0])
                 continue

@@ -1,13 +1,10 @@
-"""Figures of a run, drawn from its dataset."""
+"""The picture of a run: accuracy and loss, with the grokking plateau."""
 
-import matplotlib
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-TRAIN, TEST = "#4c72b0", "#dd8452"
-
-matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
+from lit_grok.figures import TEST, TRAIN
 
 
 def curves(replica: xr.Dataset, title: str = "") -> Figure:
