@@ -21,6 +21,7 @@ class ReplicaLoader:
         seeds: One order seed per replica.
         shuffle: A new order every epoch.
         epoch: Tells the number of completed epochs.
+        layout: Puts the inputs of a batch into the memory order that the network reads fastest.
 
     Example:
         >>> inputs, targets = torch.arange(6).view(1, 6, 1), torch.zeros(1, 6)
@@ -37,9 +38,11 @@ class ReplicaLoader:
         seeds: Sequence[int],
         shuffle: bool = False,
         epoch: Callable[[], int] = lambda: 0,
+        layout: Callable[[Tensor], Tensor] = lambda inputs: inputs,
     ):
         self._inputs, self._targets = inputs, targets
-        self._batch_size, self._seeds, self._shuffle, self._epoch = batch_size, list(seeds), shuffle, epoch
+        self._batch_size, self._seeds, self._shuffle = batch_size, list(seeds), shuffle
+        self._epoch, self._layout = epoch, layout
         self._batches = self._arrange(0)
 
     def __len__(self) -> int:
@@ -55,7 +58,8 @@ class ReplicaLoader:
         order = torch.stack([_permutation(size, seed, epoch) for seed in self._seeds]).to(self._targets.device)
         replica = torch.arange(len(order), device=order.device).unsqueeze(1)
         inputs, targets = self._inputs[replica, order], self._targets[replica, order]
-        return list(zip(inputs.split(self._batch_size, 1), targets.split(self._batch_size, 1), strict=True))
+        parts = (self._layout(part) for part in inputs.split(self._batch_size, 1))
+        return list(zip(parts, targets.split(self._batch_size, 1), strict=True))
 
 
 def _permutation(size: int, seed: int, epoch: int) -> Tensor:

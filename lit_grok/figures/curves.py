@@ -35,6 +35,6 @@ def curves(replica: xr.Dataset, title: str = "") -> Figure:
     if np.isfinite(t_train) and t_test - t_train > t_train:
         for axes in (top, bottom):
             axes.axvspan(max(t_train, first), t_test, color="0.9", zorder=-1)
-        top.annotate("grokking plateau", (np.sqrt(max(t_train, first) * t_test), 0.05), ha="center", color="0.4")
+        top.annotate("grokking plateau", (np.sqrt(max(t_train, first) * t_test), 0.6), ha="center", color="0.4")
     top.legend(loc="center left")
     return figure

@@ -1,0 +1,1 @@
+"""What the project costs: ``python -m benchmarks`` measures it all."""
