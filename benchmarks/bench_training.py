@@ -5,7 +5,6 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import lightning as L
 import torch

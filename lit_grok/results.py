@@ -272,8 +272,13 @@ def open_runs(pattern: str | Path) -> xr.Dataset:
         "run_dir",
         *(key for config in configs for key in config if key.startswith("seeds.")),
     }
-    keys = sorted({key for config in configs for key in config} - skipped)
-    varying = [key for key in keys if len({config.get(key) for config in configs}) > 1]
+    keys = sorted({key for config in configs for key in config} - skipped, key=lambda key: (key != "task", "." in key, key))
+    columns = {key: tuple(config.get(key) for config in configs) for key in keys}
+    varying: list[str] = []
+    for key, column in columns.items():  # a key that others determine (optimizer.lr, say) is no level of its own
+        known = list(zip(*(columns[other] for other in varying), strict=True)) or [()] * len(configs)
+        if len(set(zip(known, column, strict=True))) > len(set(known)):
+            varying.append(key)
     parts = []
     for directory, config in zip(directories, configs, strict=True):
         part = _read(directory)
@@ -346,17 +351,12 @@ def read_config(run_dir: str | Path) -> dict[str, Any]:
 
 def index_replicas(dataset: xr.Dataset, also: Sequence[str] = ()) -> xr.Dataset:
     """Make replicas selectable by init_scale, seed and whatever else tells them apart."""
-    others = [key for key in (*REPLICA_KEYS[2:], *also) if key in dataset.coords]
-    levels = [*REPLICA_KEYS[:2], *(key for key in others if len(set(dataset[key].values.tolist())) > 1)]
     # A seed stream that follows the seed tells nothing new, and a level too many would keep
     # .sel(init_scale=10) from leaving a plain "seed" dimension.
-    streams = [key for key in levels if key.startswith("seed_")]
-    levels = [key for key in levels if key not in streams or not dataset[key].equals(_renamed(dataset.seed, key))]
+    follows = {key for key in REPLICA_KEYS[3:] if key in dataset and np.array_equal(dataset[key], dataset.seed)}
+    others = [key for key in (*REPLICA_KEYS[2:], *also) if key in dataset.coords and key not in follows]
+    levels = [*REPLICA_KEYS[:2], *(key for key in others if len(set(dataset[key].values.tolist())) > 1)]
     return dataset.set_index(replica=levels)
-
-
-def _renamed(array: xr.DataArray, name: str) -> xr.DataArray:
-    return array.rename(name).reset_coords(drop=True)
 
 
 def _replicas(dataset: xr.Dataset) -> list[dict[str, Any]]:

@@ -36,5 +36,5 @@ def curves(replica: xr.Dataset, title: str = "") -> Figure:
         for axes in (top, bottom):
             axes.axvspan(max(t_train, first), t_test, color="0.9", zorder=-1)
         top.annotate("grokking plateau", (np.sqrt(max(t_train, first) * t_test), 0.6), ha="center", color="0.4")
-    top.legend(loc="center left")
+    figure.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
