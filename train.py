@@ -10,12 +10,13 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach lit_grok.cli, whi
 import hydra
 import torch
 from hydra.utils import instantiate
-from lightning import Trainer
+from lightning import Callback, Trainer
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from callbacks import EvaluationCallback
 from datamodules.base import ReplicaDataModule
 from lit_grok import cli, loggers
 from lit_grok.modules import LitClassifier
@@ -49,6 +50,11 @@ def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDat
     )
     module.refuse_mixing(config["trainer"]["gradient_clip_val"], config["trainer"]["gradient_clip_algorithm"])
     callbacks = instantiate({"callbacks": config["callbacks"]}, _convert_="all")["callbacks"]
+    for name, callback in callbacks.items():
+        if not isinstance(callback, Callback):
+            raise ValueError(f"callbacks.{name}={callback}: not a Lightning callback; give callbacks.{name}._target_")
+    if not any(isinstance(callback, EvaluationCallback) for callback in callbacks.values()):
+        raise ValueError("callbacks.evaluation: cannot be left out, what becomes of a run is read off its curves")
     trainer = instantiate(config["trainer"], callbacks=list(callbacks.values()), logger=False)
     datamodule.prepare_data()
     datamodule.setup()
@@ -78,7 +84,7 @@ def train(config: dict) -> int:
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         write_results(run_dir, module.recorder.dataset(), module.final_weights())
         if module.interrupted:
-            cli.log.info("stopped after %d epochs; go on with: train.py resume=%s", trainer.current_epoch, run_dir)
+            cli.log.info("stopped after %d epochs; go on with: python train.py resume=%s", trainer.current_epoch, run_dir)
             exit_code = INTERRUPTED
         else:
             records = module.summary(config["task"], trainer.current_epoch, time.monotonic() - start)

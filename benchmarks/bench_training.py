@@ -114,7 +114,7 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for task in ("ising", "mod_add"):
         contenders = {
-            "train.py": lambda task=task: under_lightning(task, "callbacks=bookkeeping"),
+            "train.py": lambda task=task: under_lightning(task, "callbacks=base"),
             "train.py with the default analyses": lambda task=task: under_lightning(task),
             "plain loop, torch.optim.Adam": plain_loop(task),
             "plain loop, torch.optim.Adam(fused=True)": plain_loop(task, fused=True),

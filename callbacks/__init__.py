@@ -3,14 +3,28 @@
 from callbacks.base import AnalysisCallback, AnalysisError
 from callbacks.checkpoint import CheckpointCallback
 from callbacks.evaluation import EvaluationCallback
+from callbacks.feature_correlation import FeatureCorrelationCallback
+from callbacks.fim_trajectory import FIMTrajectoryCallback
 from callbacks.grok_time import GrokTimeCallback
+from callbacks.ipr import IPRCallback
+from callbacks.llc import LLCCallback
 from callbacks.progress import ProgressCallback
+from callbacks.pruning import PruningCallback
+from callbacks.similarity import SimilarityCallback
+from callbacks.weight_statistics import WeightStatisticsCallback
 
 __all__ = [
     "AnalysisCallback",
     "AnalysisError",
     "CheckpointCallback",
     "EvaluationCallback",
+    "FIMTrajectoryCallback",
+    "FeatureCorrelationCallback",
     "GrokTimeCallback",
+    "IPRCallback",
+    "LLCCallback",
     "ProgressCallback",
+    "PruningCallback",
+    "SimilarityCallback",
+    "WeightStatisticsCallback",
 ]

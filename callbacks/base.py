@@ -50,6 +50,9 @@ class AnalysisCallback(L.Callback):
         (True, False)
     """
 
+    #: Protocols of `lit_grok.networks` that the network must offer; checked before the training starts.
+    requires: tuple[type, ...] = ()
+
     def __init__(
         self,
         every: int | None = None,
@@ -112,6 +115,29 @@ class AnalysisCallback(L.Callback):
         """
         return self._each(self.measure, module, batch)
 
+    def measure_final_replicas(self, module: LitClassifier, batch: Batch) -> Mapping[str, Any]:
+        """Measure all trained replicas more closely; by default one after the other with `measure_final`.
+
+        Takes and returns what `measure_replicas` does.
+        """
+        return self._each(self.measure_final, module, batch)
+
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Say what the network lacks before the training starts.
+
+        Raises:
+            TypeError: Where the network does not offer one of `requires`.
+        """
+        network = pl_module.stack.networks[0]
+        for protocol in self.requires:
+            if not isinstance(network, protocol):
+                methods = ", ".join(name for name in vars(protocol) if not name.startswith("_"))
+                raise TypeError(
+                    f"{type(self).__name__} needs a network with the method {methods} (lit_grok.networks."
+                    f"{protocol.__name__}), which {type(network).__name__} does not have: add it, or leave the "
+                    "callback out"
+                )
+
     def is_due(self, epoch: int) -> bool:
         """Whether the cadence asks for a measurement after this many epochs."""
         if self.every is not None:
@@ -136,7 +162,7 @@ class AnalysisCallback(L.Callback):
         epoch = trainer.current_epoch
         if self._last_epoch != epoch:
             self._measure(trainer, pl_module, epoch)
-        self._record(trainer, pl_module, epoch, lambda m, b: self._each(self.measure_final, m, b), once=True)
+        self._record(trainer, pl_module, epoch, self.measure_final_replicas, once=True)
         save_figures(trainer, pl_module, self.draw)
 
     def state_dict(self) -> dict[str, Any]:
@@ -170,7 +196,9 @@ class AnalysisCallback(L.Callback):
             for name, array in arrays.items():
                 dims = [str(dim) for dim in array.dims[1:]]
                 labels = {dim: array[dim].values for dim in dims if dim in array.coords}
-                module.recorder.add(name, array.values, None if once else epoch, dims, labels)
+                # A name that is a curve already, such as weight_norm, is measured once more at its last epoch.
+                at = None if once and not module.recorder.has(name, epoch) else epoch
+                module.recorder.add(name, array.values, at, dims, labels)
         except Exception as error:
             error.add_note(f"(raised in {type(self).__name__} at epoch {epoch})")
             raise

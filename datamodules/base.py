@@ -31,6 +31,8 @@ class ReplicaDataModule(L.LightningDataModule, ABC):
         data_seeds: One seed per replica for its split.
         order_seeds: One seed per replica for the order of its training examples.
         shuffle: A new order of the training examples in every epoch; otherwise the same batches in each.
+        label_noise: Probability that a training label is replaced by one of the other classes, all equally
+            likely. The data seed decides which, without touching the split; test labels stay.
     """
 
     def __init__(
@@ -40,11 +42,14 @@ class ReplicaDataModule(L.LightningDataModule, ABC):
         data_seeds: Sequence[int] = (0,),
         order_seeds: Sequence[int] = (0,),
         shuffle: bool = False,
+        label_noise: float = 0.0,
     ):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
-        self.batch_size, self.shuffle = batch_size, shuffle
+        if not 0 <= label_noise <= 1:
+            raise ValueError(f"label_noise={label_noise}: must lie between 0 and 1")
+        self.batch_size, self.shuffle, self.label_noise = batch_size, shuffle, label_noise
         self.data_seeds, self.order_seeds = list(data_seeds), list(order_seeds)
         self._splits: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -61,12 +66,16 @@ class ReplicaDataModule(L.LightningDataModule, ABC):
         if self._splits:
             return
         inputs, targets = self.dataset()
+        classes = int(targets.max()) + 1
         indices = {seed: self.split_indices(np.random.default_rng(seed)) for seed in set(self.data_seeds)}
         for name in ("train", "test"):
             shared = len(indices) == 1  # then one copy serves all replicas
             seeds = self.data_seeds[:1] if shared else self.data_seeds
             chosen = torch.from_numpy(np.stack([indices[seed][name] for seed in seeds]))
-            examples = self.encode(inputs[chosen]), targets[chosen]
+            labels = targets[chosen]
+            if name == "train" and self.label_noise:
+                labels = torch.stack([self._noisy(row, classes, seed) for row, seed in zip(labels, seeds, strict=True)])
+            examples = self.encode(inputs[chosen]), labels
             inputs_r, targets_r = (t.expand(len(self.data_seeds), *t.shape[1:]) for t in examples)
             self._splits[name] = inputs_r, targets_r
 
@@ -96,6 +105,13 @@ class ReplicaDataModule(L.LightningDataModule, ABC):
             epoch=lambda: self.trainer.current_epoch if self.trainer else 0,
             layout=self.layout,
         )
+
+    def _noisy(self, labels: Tensor, classes: int, seed: int) -> Tensor:
+        """Labels of which each is wrong with the probability label_noise."""
+        generator = np.random.default_rng(seed).spawn(1)[0]  # a stream of its own: the split does not change
+        wrong = torch.from_numpy(generator.random(len(labels)) < self.label_noise)
+        shift = torch.from_numpy(generator.integers(1, classes, len(labels)))
+        return torch.where(wrong, (labels + shift) % classes, labels)
 
     def transfer_batch_to_device(self, batch, device, dataloader_idx):
         """Nothing to do: the batches are views of tensors that are there already."""

@@ -1,9 +1,9 @@
 """Snapshots of the two-dimensional Ising model, and which phase they are in."""
 
 import logging
+import math
 import pickle
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class IsingDataModule(ReplicaDataModule):
             of [array (L, L), phase, temperature] entries.
         data_dir: Where sampled snapshots are kept.
         batch_size: Examples per step and replica.
-        options: Those of `ReplicaDataModule`: ``data_seeds``, ``order_seeds``, ``shuffle``.
+        options: Those of `ReplicaDataModule`: ``data_seeds``, ``order_seeds``, ``shuffle``, ``label_noise``.
 
     Example:
         >>> data = IsingDataModule(side=8, train_size=4, test_size=2, snapshots=2, steps=0, data_dir="/tmp/ising")
@@ -84,7 +84,8 @@ class IsingDataModule(ReplicaDataModule):
         self.side, self.snapshots, self.steps, self.sample_seed = side, snapshots, steps, sample_seed
         self.temperatures = np.repeat(np.linspace(t_min, t_max, temperatures), snapshots)
         self.source = Path(source) if source else None
-        name = f"ising_L{side}_T{t_min:g}-{t_max:g}x{temperatures}_n{snapshots}_steps{steps}_seed{sample_seed}.npz"
+        low, high = (np.format_float_positional(t, trim="-") for t in (t_min, t_max))  # every digit there is
+        name = f"ising_L{side}_T{low}-{high}x{temperatures}_n{snapshots}_steps{steps}_seed{sample_seed}.npz"
         self.path = Path(data_dir) / name
         if self.source is None:
             self._check_sizes(self.temperatures > CRITICAL_TEMPERATURE)
@@ -95,7 +96,11 @@ class IsingDataModule(ReplicaDataModule):
         """Sample the snapshots, unless they are there already and whole."""
         if self.source is not None or self._load_sampled() is not None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.with_suffix(".lock").touch()
+        except OSError as error:
+            raise ValueError(f"datamodule.data_dir={self.path.parent}: cannot be written ({error.strerror})") from None
         with FileLock(self.path.with_suffix(".lock")):
             if self._load_sampled() is not None:
                 return  # another process made it while this one waited
@@ -162,10 +167,12 @@ class IsingDataModule(ReplicaDataModule):
         shape = (len(self.temperatures), self.side, self.side)
         try:
             with np.load(self.path, allow_pickle=False) as archive:
-                bits = np.unpackbits(archive["bits"], count=int(np.prod(shape))).reshape(shape)
-        except FileNotFoundError:
+                if not np.array_equal(archive["temperatures"], self.temperatures):
+                    raise ValueError("these are other temperatures")
+                bits = np.unpackbits(archive["bits"])[: math.prod(shape)].reshape(shape)
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except Exception:  # a damaged archive raises whatever its damaged part leads to
             log.warning("%s is damaged and is made again", self.path)
             return None
         return (2 * bits.astype(np.int8) - 1).astype(np.int8)
@@ -215,4 +222,6 @@ def read_snapshots(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     square = spins.ndim == 3 and spins.shape[1] == spins.shape[2]
     if not square or spins.dtype.kind not in "iuf" or not np.isin(spins, (-1, 1)).all():
         raise ValueError(f"datamodule.source={path}: snapshots must be square arrays of spins ±1")
+    if not (np.isfinite(temperatures) & (temperatures > 0)).all():
+        raise ValueError(f"datamodule.source={path}: temperatures must be positive numbers")
     return spins.astype(np.int8), temperatures

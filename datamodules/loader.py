@@ -43,14 +43,15 @@ class ReplicaLoader:
         self._inputs, self._targets = inputs, targets
         self._batch_size, self._seeds, self._shuffle = batch_size, list(seeds), shuffle
         self._epoch, self._layout = epoch, layout
-        self._batches = self._arrange(0)
+        self._arranged, self._batches = 0, self._arrange(0)
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if self._shuffle and self._epoch() > 0:
-            self._batches = self._arrange(self._epoch())
+        if self._shuffle and self._epoch() != self._arranged:
+            self._arranged = self._epoch()
+            self._batches = self._arrange(self._arranged)
         return iter(self._batches)
 
     def _arrange(self, epoch: int) -> list[tuple[Tensor, Tensor]]:

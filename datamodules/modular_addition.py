@@ -27,7 +27,7 @@ class ModularAdditionDataModule(ReplicaDataModule):
         operation: ``add``, ``subtract`` or ``multiply``.
         train_fraction: Part of the pairs to train on, rounded down to whole pairs.
         batch_size: Examples per step and replica.
-        options: Those of `ReplicaDataModule`: ``data_seeds``, ``order_seeds``, ``shuffle``.
+        options: Those of `ReplicaDataModule`: ``data_seeds``, ``order_seeds``, ``shuffle``, ``label_noise``.
 
     Example:
         >>> data = ModularAdditionDataModule(P=113, batch_size=64)

@@ -8,7 +8,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator, MPSAccelerator
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
@@ -32,6 +33,10 @@ CONFIG_DIR = Path(__file__).parents[1] / "configs"
 RESUMABLE = ("epochs", "threads", "accelerator", "checkpoint_every")
 
 
+#: The directories that this process made for its runs.
+_made: set[Path] = set()
+
+
 class UsageError(Exception):
     """Bad input; its message names the key, the value and what is allowed."""
 
@@ -44,7 +49,7 @@ def exit_with(message: str) -> NoReturn:
 
 @contextmanager
 def bad_input(run_dir: str | Path) -> Iterator[None]:
-    """While everything is still being built a refused value is the user's to correct, and the directory goes again."""
+    """While everything is still being built a refused value is the user's to correct; the directories made go again."""
     built = False
     try:
         yield
@@ -64,8 +69,10 @@ def bad_input(run_dir: str | Path) -> Iterator[None]:
     except (ValueError, MisconfigurationException) as error:
         raise UsageError(str(error)) from None
     finally:
-        if not built and not any(Path(run_dir).iterdir()):
-            Path(run_dir).rmdir()
+        if not built:
+            for path in [path for path in (Path(run_dir), *Path(run_dir).parents) if path in _made]:
+                with suppress(OSError):  # somebody has put something into it
+                    path.rmdir()
 
 
 @contextmanager
@@ -81,6 +88,10 @@ def usage_errors() -> Iterator[None]:
         group, _, value = str(error.missing_cfg_file).rpartition("/")
         options = [o for o in error.options or [] if o]
         exit_with(f"{group}={value}: unknown; allowed: {', '.join(options)}" if options else str(error))
+    except ValueError as error:
+        if not str(error).startswith("Config group override must be"):
+            raise
+        exit_with(f"{str(error)[0].lower()}{str(error)[1:]}: task, optimizer, callbacks, logger and trainer take a name")
     except (HydraException, OmegaConfBaseException) as error:
         unknown = re.search(r"Could not override '([^']+)'", str(error))
         exit_with(_no_such_key(unknown.group(1)) if unknown else str(error).splitlines()[0])
@@ -115,6 +126,13 @@ def check_values(config: Mapping[str, Any]) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UsageError(f"{key}={value}: must be a whole number, 1 or more")
     _number("learning_rate", config["learning_rate"])
+    kinds = {"cpu": CPUAccelerator, "gpu": CUDAAccelerator, "cuda": CUDAAccelerator, "mps": MPSAccelerator}
+    allowed = ["auto", *(name for name, kind in kinds.items() if kind.is_available())]
+    if config["accelerator"] not in allowed:
+        raise UsageError(f"accelerator={config['accelerator']}: not on this machine; allowed: {', '.join(allowed)}")
+    mode = config["logger"].get("mode", "offline")
+    if mode not in ("offline", "online"):
+        raise UsageError(f"logger.mode={mode}: unknown; allowed: offline, online")
     for key in ("side", "P"):
         if key in config and (isinstance(config[key], bool) or not isinstance(config[key], int)):
             raise UsageError(f"{key}={config[key]}: must be a whole number")
@@ -210,9 +228,12 @@ def _claim(run_dir: str) -> Path:
     names = (Path(run_dir if i == 0 else f"{run_dir}-{i}") for i in itertools.count())
     try:
         for path in names:
+            missing = [parent for parent in path.parents if not parent.exists()]
             path.parent.mkdir(parents=True, exist_ok=True)
+            _made.update(missing)
             try:
                 path.mkdir()
+                _made.add(path)
             except FileExistsError:
                 if chosen and (not path.is_dir() or any(path.iterdir())):
                     raise UsageError(

@@ -59,9 +59,9 @@ def wandb_loggers(
         raise ValueError(f"logger.mode={mode}: unknown; allowed: offline, online")
     run_dir = Path(run_dir)
     ids_file = run_dir / "wandb_ids.json"
-    ids = json.loads(ids_file.read_text()) if ids_file.exists() else [secrets.token_hex(4) for _ in labels]
     runs: list[Any] = []
     try:
+        ids = json.loads(ids_file.read_text()) if ids_file.exists() else [secrets.token_hex(4) for _ in labels]
         for label, replica, run_id in zip(labels, replicas, ids, strict=True):
             run = wandb.init(
                 reinit="create_new",
@@ -82,7 +82,8 @@ def wandb_loggers(
     except Exception as error:  # whatever ails W&B must not cost a training run
         for run in runs:
             run.finish(exit_code=1)
-        log.warning("W&B could not start, the run goes on without it: %s", str(error).splitlines()[0])
+        reason = " ".join(str(error).splitlines()[:1]) or type(error).__name__
+        log.warning("W&B could not start, the run goes on without it: %s", reason)
         return []
     write_text(ids_file, json.dumps(ids))
     return [WandbLogger(experiment=run) for run in runs]

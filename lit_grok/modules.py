@@ -56,7 +56,7 @@ class LitClassifier(L.LightningModule):
         self.diverged: list[int | None] = [None] * len(stack)
         self.interrupted = False
         self._optimizer = optimizer
-        self._finite: dict[str, Tensor] = {}
+        self._finite = {name: values.clone() for name, values in stack.stacked().items()}
 
     _chunk = 4096  # inputs evaluated at a time: bounds the memory and keeps the activations near the cache
 
@@ -87,7 +87,8 @@ class LitClassifier(L.LightningModule):
     def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Loss and accuracy of every replica, each of shape (R,), on inputs (R, N, …) and targets (R, N)."""
         accuracy = ReplicaAccuracy(len(self.stack)).to(inputs.device)
-        losses = torch.zeros(len(self.stack), device=inputs.device)
+        dtype = next(self.stack.parameters()).dtype
+        losses = torch.zeros(len(self.stack), device=inputs.device, dtype=dtype)
         for part, labels in zip(inputs.split(self._chunk, 1), targets.split(self._chunk, 1), strict=True):
             logits = self.stack(part)
             accuracy.update(logits, labels)
@@ -140,7 +141,9 @@ class LitClassifier(L.LightningModule):
     def label(self, replica: int) -> str:
         """What tells this replica from the others, as one would type it."""
         keys = [k for k in self.replicas[0] if len({r[k] for r in self.replicas}) > 1 and not k.startswith("seed_")]
-        return " ".join(f"{k}={self.replicas[replica][k]:g}" for k in dict.fromkeys(["init_scale", "seed", *keys]))
+        return " ".join(
+            f"{k}={_short(self.replicas[replica][k])}" for k in dict.fromkeys(["init_scale", "seed", *keys])
+        )
 
     def log_replicas(self, scalars: Mapping[str, np.ndarray], epoch: int) -> None:
         """Send one value per replica, shape (R,), to the logger of each replica, at this epoch."""
@@ -160,12 +163,12 @@ class LitClassifier(L.LightningModule):
         new = [r for r, ok in enumerate(finite.tolist()) if not ok and self.diverged[r] is None]
         for r in new:
             self.diverged[r] = epoch
+        sound = [r for r, d in enumerate(self.diverged) if d is None]
         for name, values in self.stack.stacked().items():
-            kept = self._finite.setdefault(name, torch.empty_like(values))
-            if all(d is None for d in self.diverged):
+            kept = self._finite[name] = self._finite[name].to(values)  # no copy where it is there already
+            if len(sound) == len(self.diverged):
                 kept.copy_(values)
             else:
-                sound = [r for r, d in enumerate(self.diverged) if d is None]
                 kept[sound] = values[sound]
         return new
 
@@ -177,14 +180,14 @@ class LitClassifier(L.LightningModule):
             return weights
         weights = {name: values.clone() for name, values in weights.items()}
         for name, values in weights.items():
-            values[lost] = self._finite[name][lost]
+            values[lost] = self._finite[name][lost].to(values.device)
         return weights
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the curves and arrays with the weights they belong to."""
         checkpoint["recorder"] = self.recorder.state_dict()
         checkpoint["diverged"] = self.diverged
-        checkpoint["finite"] = self._finite if any(d is not None for d in self.diverged) else {}
+        checkpoint["finite"] = self._finite
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the curves and arrays back."""
@@ -198,6 +201,11 @@ class LitClassifier(L.LightningModule):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
+
+
+def _short(number: float) -> str:
+    """A number as one would type it, but never so short that two of them look the same."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(number)
 
 
 class LitIsingCNN(LitClassifier):

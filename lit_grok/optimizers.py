@@ -14,7 +14,7 @@ class _Replicated(torch.optim.Optimizer):
 
     def __init__(self, params: Iterable[Tensor], *, weight_decay: float | Sequence[float] = 0.0, **options: Any):
         decays = [weight_decay] if isinstance(weight_decay, int | float) else list(weight_decay)
-        self._decays = None if len(set(decays)) == 1 else torch.tensor(decays)
+        self._decays = None if len(set(decays)) == 1 else torch.tensor(decays, dtype=torch.float64)
         shared = float(decays[0]) if self._decays is None else 0.0
         super().__init__(params, weight_decay=shared, fused=True, **options)  # type: ignore[call-arg]
 

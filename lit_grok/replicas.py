@@ -86,6 +86,11 @@ class ReplicaStack(nn.Module):
             for name, parameter in network.named_parameters():
                 parameter.data = self.template.get_parameter(name).data[r]
 
+    def __setstate__(self, state):
+        super().__setstate__(state)  # a copy of the stack: its networks were copied apart from it
+        if len(self) > 1:
+            self._tie()
+
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
         if len(self) > 1:

@@ -15,6 +15,7 @@ import contextlib
 import glob
 import importlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,7 +86,14 @@ class Recorder:
             raise ValueError(
                 f"{name}: shape {array.shape} does not fit {len(self.replicas)} replicas and dimensions {tuple(dims)}"
             )
+        reserved = {"replica", "epoch", *REPLICA_KEYS} & {name, *dims}
+        if reserved:
+            raise ValueError(f"{name}: {', '.join(sorted(reserved))}: taken; choose another name")
+        for dim, size in zip(dims, array.shape[1:], strict=True):
+            self._check_dim(name, dim, size, (coordinates or {}).get(dim))
         series = self._series.setdefault(name, {"dims": list(dims), "epochs": [], "values": []})
+        if (epoch is None) != (series["epochs"] == [None]) and series["epochs"]:
+            raise ValueError(f"{name}: measured both on a cadence and once, without an epoch: choose another name")
         if series["values"] and (series["values"][-1].shape != array.shape or series["dims"] != list(dims)):
             raise ValueError(
                 f"{name}: shape {array.shape[1:]} and dimensions {tuple(dims)} differ from the "
@@ -98,6 +106,19 @@ class Recorder:
         else:
             series["epochs"].append(epoch)
             series["values"].append(array)
+
+    def _check_dim(self, name: str, dim: str, size: int, labels: Sequence | None) -> None:
+        """One dimension has one size and one set of labels in the whole dataset."""
+        for other, series in self._series.items():
+            there = dict(zip(series["dims"], series["values"][-1].shape[1:], strict=True)).get(dim, size)
+            if there != size:
+                raise ValueError(
+                    f"{name}: its dimension {dim} has the length {size}, that of {other} has {there}: "
+                    "give it another name"
+                )
+        known = self._coordinates.get(dim)
+        if labels is not None and known is not None and np.asarray(labels).tolist() != known:
+            raise ValueError(f"{name}: the labels of its dimension {dim} differ from those recorded before")
 
     def has(self, name: str, epoch: int | None) -> bool:
         """Whether this variable was recorded at this epoch."""
@@ -270,9 +291,12 @@ def open_runs(pattern: str | Path) -> xr.Dataset:
     skipped = {
         *REPLICA_KEYS,
         "run_dir",
+        "trainer.default_root_dir",
         *(key for config in configs for key in config if key.startswith("seeds.")),
     }
-    keys = sorted({key for config in configs for key in config} - skipped, key=lambda key: (key != "task", "." in key, key))
+    keys = sorted(
+        {key for config in configs for key in config} - skipped, key=lambda key: (key != "task", "." in key, key)
+    )
     columns = {key: tuple(config.get(key) for config in configs) for key in keys}
     varying: list[str] = []
     for key, column in columns.items():  # a key that others determine (optimizer.lr, say) is no level of its own
@@ -314,10 +338,11 @@ def load_network(run_dir: str | Path, **replica: float) -> nn.Module:
     matches = [
         r
         for r in range(dataset.sizes["replica"])
-        if all(np.isclose(float(dataset[key][r]), value) for key, value in replica.items())
+        if all(_same(key, dataset[key].values[r].item(), value) for key, value in replica.items())
     ]
     if len(matches) != 1:
-        there = [f"init_scale={d['init_scale']:g} seed={d['seed']}" for d in _replicas(dataset)]
+        keys = index_replicas(dataset).indexes["replica"].names
+        there = [" ".join(f"{key}={d[key]:.15g}" for key in keys) for d in _replicas(dataset)]
         raise KeyError(f"{replica or 'no selection'} fits {len(matches)} replicas; there are: {', '.join(there)}")
     network = build_network(read_config(run_dir)["network"])
     with safetensors.safe_open(str(Path(run_dir) / WEIGHTS), framework="pt") as weights, torch.no_grad():
@@ -333,12 +358,21 @@ def build_network(specification: Mapping[str, Any]) -> nn.Module:
         >>> build_network({"_target_": "lit_grok.networks.IsingCNN", "side": 8}).fc1.in_features
         16
     """
+    if not isinstance(specification, Mapping) or "_target_" not in specification:
+        raise ValueError(f"network={specification}: give network._target_, a class, and its arguments")
+    target = specification["_target_"]
     arguments = {key: value for key, value in specification.items() if key != "_target_"}
-    module, _, name = specification["_target_"].rpartition(".")
-    constructor = getattr(importlib.import_module(module), name)
+    module, _, name = target.rpartition(".")
+    try:
+        constructor = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"network._target_={target}: cannot be imported ({error})") from error
     if not (isinstance(constructor, type) and issubclass(constructor, nn.Module)):
-        raise TypeError(f"network._target_={specification['_target_']}: not a torch.nn.Module class")
-    return constructor(**arguments)
+        raise ValueError(f"network._target_={target}: not a torch.nn.Module class")
+    try:
+        return constructor(**arguments)
+    except TypeError as error:
+        raise ValueError(f"network={arguments}: {error}") from error
 
 
 def read_config(run_dir: str | Path) -> dict[str, Any]:
@@ -357,6 +391,11 @@ def index_replicas(dataset: xr.Dataset, also: Sequence[str] = ()) -> xr.Dataset:
     others = [key for key in (*REPLICA_KEYS[2:], *also) if key in dataset.coords and key not in follows]
     levels = [*REPLICA_KEYS[:2], *(key for key in others if len(set(dataset[key].values.tolist())) > 1)]
     return dataset.set_index(replica=levels)
+
+
+def _same(key: str, there: float, wanted: float) -> bool:
+    """Seeds are compared exactly, the others up to rounding."""
+    return there == wanted if key.startswith("seed") else math.isclose(there, wanted, rel_tol=1e-7)
 
 
 def _replicas(dataset: xr.Dataset) -> list[dict[str, Any]]:

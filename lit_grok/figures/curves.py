@@ -25,8 +25,13 @@ def curves(replica: xr.Dataset, title: str = "") -> Figure:
             values = shown[f"{split}_{quantity}"].dropna("epoch")
             axes.plot(values.epoch, values, color=colour, label=split)
         axes.set_ylabel(quantity)
-    top.set(xscale="log", ylim=(-0.02, 1.02), title=title)
-    bottom.set(xlabel="epoch", yscale="log")
+    top.set(ylim=(-0.02, 1.02), title=title)
+    bottom.set(xlabel="epoch")
+    if shown.sizes["epoch"]:  # a logarithmic axis refuses to have nothing on it
+        top.set_xscale("log")
+    losses = shown[["train_loss", "test_loss"]].to_array()
+    if (np.isfinite(losses) & (losses > 0)).any():
+        bottom.set_yscale("log")
     t_train, t_test = (float(replica[name]) if name in replica else np.nan for name in ("t_train", "t_test"))
     first = float(shown.epoch[0]) if shown.sizes["epoch"] else 1.0
     for time, colour, name in ((t_train, TRAIN, "train"), (t_test, TEST, "test")):

@@ -95,6 +95,39 @@ def fisher_diagonal(
     return torch.cat([values[parameter].flatten() for parameter in network.parameters()])
 
 
+def fisher_scores(
+    network: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    variant: Variant = "classif_logits",
+    chunk_size: int = 512,
+) -> dict[str, Tensor]:
+    """Importance of every parameter entry, its diagonal Fisher information, as Fisher pruning ranks by it.
+
+    Args:
+        network: The unpruned network; not modified.
+        batch: Inputs, shape (N, …), and targets, which the Fisher information does not depend on.
+        variant: ``classif_logits`` or ``regression``.
+        chunk_size: Inputs held at a time.
+
+    Returns:
+        Parameter name to values of the parameter's shape, as ``pruning_curve(…, scheme="fisher", scores=…)`` takes.
+
+    Raises:
+        ValueError: As ``fisher_diagonal``.
+
+    Example:
+        >>> network = nn.Linear(1, 2)
+        >>> _ = nn.init.zeros_(network.weight), nn.init.zeros_(network.bias)
+        >>> fisher_scores(network, (torch.tensor([[2.0]]), torch.tensor([0])))["bias"]
+        tensor([0.2500, 0.2500])
+    """
+    named = dict(network.named_parameters())
+    parts = fisher_diagonal(network, batch[0], variant, chunk_size=chunk_size).split(
+        [p.numel() for p in named.values()]
+    )
+    return {name: part.view(p.shape) for (name, p), part in zip(named.items(), parts, strict=True)}
+
+
 @torch.no_grad()
 def two_layer_fisher_diagonal(
     W1: Tensor,

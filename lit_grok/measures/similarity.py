@@ -30,6 +30,35 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
     return (cross / (norms[0] * norms[1])).clamp(0, 1)
 
 
+def pairwise_linear_cka(x: Tensor) -> Tensor:
+    """Linear centred kernel alignment, :func:`linear_cka`, of every two of R layers.
+
+    The cross products of one layer with all later ones are one matrix product, in the precision of ``x``.
+
+    Args:
+        x: n features of the same N inputs in each of R networks, shape (R, N, n).
+
+    Returns:
+        Symmetric, shape (R, R), float64, between 0 and 1; NaN in the row and the column of a layer whose
+        features are all constant.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+        >>> pairwise_linear_cka(torch.stack([x, 3 * x.flip(-1)]))
+        tensor([[1., 1.],
+                [1., 1.]], dtype=torch.float64)
+    """
+    replicas, inputs, features = x.shape
+    columns = _centred(x).to(x.dtype).transpose(0, 1)  # (N, R, n)
+    squares = x.new_zeros(replicas, replicas, dtype=torch.float64)
+    for i in range(replicas):
+        later = columns[:, i:].reshape(inputs, -1)
+        cross = (columns[:, i].mT @ later).square().view(features, -1, features)
+        squares[i, i:] = squares[i:, i] = cross.sum((0, 2), dtype=torch.float64)
+    norms = squares.diagonal().sqrt()
+    return (squares / (norms[:, None] * norms)).clamp(0, 1)
+
+
 def _centred(x: Tensor) -> Tensor:
     """Features (..., N, n) centred, in units of the largest entry; NaN where every feature is constant."""
     x = x.double()

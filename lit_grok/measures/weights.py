@@ -75,6 +75,26 @@ def zero_share(values: Tensor) -> Tensor:
     return (torch.as_tensor(values) == 0).double().mean(-1)
 
 
+def negligible(magnitudes: Tensor) -> Tensor:
+    """Which magnitudes are lost in the rounding of the largest one: at most ε times it, with ε of their type.
+
+    Weight decay shrinks a neuron that has died geometrically, down to the smallest number of which the gradient λ w
+    does not underflow (about 1e-34 in single precision where denormal numbers are flushed) and not to zero.
+    Ten or twenty powers of ten below the weights of its layer it is as dead as with zeros.
+
+    Args:
+        magnitudes: Not negative, floating point, any shape; compared over all dimensions.
+
+    Returns:
+        Booleans of the same shape; all true where all are zero.
+
+    Example:
+        >>> negligible(torch.tensor([2.0, 1e-3, 1e-9, 0.0]))
+        tensor([False, False,  True,  True])
+    """
+    return magnitudes <= torch.finfo(magnitudes.dtype).eps * magnitudes.max()
+
+
 def dead_neurons(network: nn.Module) -> dict[str, Tensor]:
     """Hidden neurons through which nothing can pass.
 

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, jacrev
 
-from lit_grok.measures.fisher import fisher_diagonal, two_layer_fisher_diagonal
+from lit_grok.measures.fisher import fisher_diagonal, fisher_scores, two_layer_fisher_diagonal
+from lit_grok.measures.pruning import removal_steps
 from lit_grok.networks import IsingCNN, ModularMLP
 
 VARIANTS = ["classif_logits", "regression"]
@@ -368,3 +369,18 @@ def test_errors_name_the_choices(options, message):
         fisher_diagonal(network, inputs, **options)
     with pytest.raises(ValueError, match="at least 1"):
         fisher_diagonal(network, inputs[:0])
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_scores_are_the_diagonal_by_name(name, variant):
+    network, inputs = shipped(name)
+    scores = fisher_scores(network, (inputs, torch.zeros(len(inputs))), variant)
+    assert list(scores) == [parameter for parameter, _ in network.named_parameters()]
+    assert torch.equal(torch.cat([s.flatten() for s in scores.values()]), fisher_diagonal(network, inputs, variant))
+    # The least informative of all entries, whatever their layer, goes first.
+    steps = removal_steps(network, [0, 0.5, 1], "fisher", scores=scores)
+    first, later = (
+        torch.cat([scores[n][pick(steps[n])] for n in scores]) for pick in (lambda s: s <= 1, lambda s: s > 1)
+    )
+    assert first.max() <= later.min()

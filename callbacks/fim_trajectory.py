@@ -1,0 +1,294 @@
+"""The geometry of the training: how far and which way the network moves, measured by its Fisher information."""
+
+import copy
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import lightning as L
+import numpy as np
+import safetensors.torch
+import torch
+import xarray as xr
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from callbacks.base import AnalysisCallback, Batch, save_figures
+from lit_grok.cli import UsageError
+from lit_grok.figures import geometry
+from lit_grok.measures.fisher import Variant, fisher_diagonal
+from lit_grok.measures.inequality import gini
+from lit_grok.measures.trajectory import grokking_period, origin_cosine, step_cosine, step_magnitude, stiff_mask
+from lit_grok.modules import LitClassifier
+
+log = logging.getLogger("lit_grok")
+
+#: Where the quantities of each variant are found in the results.
+PREFIX: dict[str, str] = {"classif_logits": "fim", "regression": "fim_regression"}
+
+Snapshot = dict[str, Tensor]  # "position" and a Fisher diagonal for each variant, all (R, D)
+
+
+class FIMTrajectoryCallback(AnalysisCallback):
+    """Steps of the training between snapshots θ_e, under the diagonal Fisher information F and without it.
+
+    Every quantity is recorded at the epoch e of the snapshot where its step s_e starts, as soon as the next snapshot
+    is there, under ``fim/`` (F of the variant ``classif_logits``), ``fim_regression/`` and ``euclidean/`` (F = 1):
+
+    - ``step_magnitude`` |s_e|, ``step_cosine`` cos(s_{e−1}, s_e), ``origin_cosine`` cos(s_e, −θ_e), all under F(θ_e).
+
+    At the end, under the same names, for F of each variant:
+
+    - ``stiff/step_magnitude``, ``stiff/step_cosine``, ``stiff/origin_cosine``, the same with ``sloppy/``, and without F
+      in ``stiff/euclidean_step_magnitude`` and so on: which parameters are stiff is fixed by the trained network
+      and carried back through the training; ``stiff/parameters`` is their number;
+    - ``step_magnitude_gradient``, per epoch, and ``grokking_start``, ``grokking_end``: its two main sign changes (these
+      and ``degenerate_steps``, the number of steps without length, for ``euclidean/`` too);
+    - ``gini`` and ``spectrum`` of the final F, the latter sorted along ``rank``.
+
+    A step of length zero (a collapsed network, an F that vanishes) has no direction: NaN. Since F of the trained
+    network is known last, snapshots wait on disk, one file each, ``trajectory/EPOCH.safetensors`` in the
+    run's directory: ``position`` and F of each variant, shape (R, D) in the order of ``network.parameters()``.
+
+    Args:
+        every: Epochs between snapshots.
+        until: Last epoch to take a snapshot at; None for the whole training.
+        variants: Which Fisher information: ``classif_logits``, ``regression``, or both.
+        split: Where the inputs come from, ``train`` or ``test``.
+        inputs: How many of them (the split is in random order); None for all.
+        stiff_threshold: Smallest final F of a stiff parameter.
+        stiff_quantile: If given, the threshold is this quantile of the final F instead.
+        keep_trajectory: Leave the snapshots on disk at the end.
+    """
+
+    def __init__(
+        self,
+        every: int = 200,
+        until: int | None = None,
+        variants: Sequence[Variant] = ("classif_logits",),
+        split: Literal["test", "train"] = "train",
+        inputs: int | None = None,
+        stiff_threshold: float = 0.1,
+        stiff_quantile: float | None = None,
+        keep_trajectory: bool = False,
+    ):
+        super().__init__(every=every, split=split)
+        for name, least, value in (("until", 0, until), ("inputs", 1, inputs)):
+            if value is not None and value < least:
+                raise ValueError(f"FIMTrajectoryCallback.{name}={value}: must be at least {least}")
+        if not variants or len(set(variants)) < len(variants) or not set(variants) <= set(get_args(Variant)):
+            allowed = ", ".join(get_args(Variant))
+            raise ValueError(f"FIMTrajectoryCallback.variants={list(variants)}: one or more of {allowed}")
+        if stiff_quantile is not None and not 0 <= stiff_quantile <= 1:
+            raise ValueError(f"FIMTrajectoryCallback.stiff_quantile={stiff_quantile}: must lie between 0 and 1")
+        self.until, self.variants, self.inputs = until, list(variants), inputs
+        self.stiff_threshold, self.stiff_quantile = stiff_threshold, stiff_quantile
+        self.keep_trajectory = keep_trajectory
+        self._interval = every
+        self._recent: dict[int, Snapshot] = {}
+        self._directory = Path()
+
+    def is_due(self, epoch: int) -> bool:
+        """Whether there is a snapshot after this many epochs."""
+        return epoch % self._interval == 0 and (self.until is None or epoch <= self.until)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Find the place of the snapshots, which two of these callbacks would both claim."""
+        if sum(isinstance(callback, FIMTrajectoryCallback) for callback in trainer.callbacks) > 1:  # type: ignore[attr-defined]
+            raise UsageError("FIMTrajectoryCallback: one is enough, it takes several variants")
+        super().setup(trainer, pl_module, stage)
+        self._directory = Path(trainer.default_root_dir) / "trajectory"
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Take the first snapshot, if there is room for those to come."""
+        self._refuse_full_disk(trainer, pl_module)
+        super().on_train_start(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Measure what the trained network decides, draw, and remove the snapshots."""
+        if pl_module.interrupted:
+            return
+        epoch = trainer.current_epoch
+        due = [e for e in range(epoch + 1) if self.is_due(e)]
+        if missing := sum(not self._path(e).exists() for e in due):
+            log.warning(
+                "FIMTrajectoryCallback: %d of %d snapshots are not in %s (removed when the run was complete, unless "
+                "keep_trajectory=true): the stiff and sloppy steps beside them are missing",
+                missing,
+                len(due),
+                self._directory,
+            )
+        final: Snapshot = {}
+
+        def measure_final(module: LitClassifier, batch: Batch) -> Mapping[str, Any]:
+            final.update(self._snapshot(module, batch))
+            return self._final(final)
+
+        self._record(trainer, pl_module, epoch, measure_final, once=True)
+        if len(due) > 1:
+            for variant in self.variants:
+                for e, values in self._subspace_steps(due, variant, self._stiff(final[variant])):
+                    _add(pl_module, values, e)
+            for prefix in (*(PREFIX[variant] for variant in self.variants), "euclidean"):
+                self._add_period(pl_module, prefix)
+        save_figures(trainer, pl_module, self.draw)
+        self._recent = {}
+        if not self.keep_trajectory:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def draw(self, replica: xr.Dataset, title: str) -> Mapping[str, Figure]:
+        """One page of the trajectory for each variant."""
+        if "euclidean_step_magnitude" not in replica:
+            return {}  # the training has ended before the second snapshot
+        return {
+            f"{PREFIX[variant]}_trajectory": geometry.trajectory(replica, title, PREFIX[variant])
+            for variant in self.variants
+        }
+
+    def _measure(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
+        """Take a snapshot, and measure the step that it completes, at the epoch where that step started."""
+
+        def measure(module: LitClassifier, batch: Batch) -> Mapping[str, Any]:
+            snapshot = self._snapshot(module, batch)
+            self._write(epoch, snapshot)
+            here, before = self._read(epoch - self._interval), self._read(epoch - 2 * self._interval)
+            kept = {epoch - self._interval: here, epoch: snapshot}
+            self._recent = {e: s for e, s in kept.items() if s is not None}
+            if here is None:
+                return {}
+            fishers = {PREFIX[variant]: here[variant] for variant in self.variants}
+            old = before["position"] if before else None
+            values: dict[str, Tensor] = {}
+            for prefix, fisher in (*fishers.items(), ("euclidean", None)):
+                quantities = _step(old, here["position"], snapshot["position"], fisher)
+                values |= {f"{prefix}/{name}": value for name, value in quantities.items()}
+            return values
+
+        self._record(trainer, module, max(epoch - self._interval, 0), measure, once=False)
+        self._last_epoch = epoch
+
+    def _snapshot(self, module: LitClassifier, batch: Batch) -> Snapshot:
+        """Parameters and Fisher diagonals of all replicas; NaN for those that diverged."""
+        inputs = batch[0][:, : self.inputs]
+        parameters = module.stack.stacked().values()
+        position = torch.cat([p.flatten(1) for p in parameters], 1).float().cpu()
+        sound = [r for r, diverged in enumerate(module.diverged) if diverged is None]
+        networks = {r: copy.deepcopy(module.stack.networks[r]).eval() for r in sound}
+        snapshot = {"position": torch.full_like(position, torch.nan)}
+        snapshot["position"][sound] = position[sound]
+        for variant in self.variants:
+            fisher = snapshot[variant] = torch.full_like(position, torch.nan)
+            for r, network in networks.items():
+                fisher[r] = fisher_diagonal(network, inputs[r], variant)
+        return snapshot
+
+    def _final(self, final: Snapshot) -> dict[str, Any]:
+        """What is read off the Fisher information of the trained networks."""
+        values: dict[str, Any] = {}
+        for variant in self.variants:
+            prefix, fisher = PREFIX[variant], final[variant]
+            stiff = self._stiff(fisher)
+            if not stiff.any():
+                log.warning(
+                    "%s: no parameter of the trained network is stiff (F ≥ %g): see stiff_quantile",
+                    prefix,
+                    self.stiff_threshold,
+                )
+            values[f"{prefix}/gini"] = gini(fisher)
+            values[f"{prefix}/stiff/parameters"] = stiff.sum(1)
+            ranks = np.arange(1, fisher.shape[1] + 1)
+            spectrum = fisher.sort(1).values.numpy()
+            values[f"{prefix}/spectrum"] = xr.DataArray(spectrum, dims=("replica", "rank"), coords={"rank": ranks})
+        return values
+
+    def _subspace_steps(self, due: Sequence[int], variant: str, stiff: Tensor) -> Iterator[tuple[int, dict]]:
+        """The epoch and the quantities of each step on the stiff and on the sloppy parameters of all replicas."""
+        subspaces = {"stiff": stiff, "sloppy": ~stiff}
+        # Copying the few entries of a subspace out is several times cheaper than masking all of them in every product.
+        indices = {name: [mask.nonzero().squeeze(1) for mask in masks] for name, masks in subspaces.items()}
+        for epoch in due[:-1]:
+            before, here, after = (self._read(epoch + i * self._interval) for i in (-1, 0, 1))
+            if here is None or after is None:
+                continue
+            values: dict[str, list[Tensor]] = {}
+            for name, each in indices.items():
+                for r, index in enumerate(each):
+                    old = before["position"][r][index] if before else None
+                    positions = old, here["position"][r][index], after["position"][r][index]
+                    for kind, fisher in (("", here[variant][r][index]), ("euclidean_", None)):
+                        for quantity, value in _step(*positions, fisher).items():
+                            values.setdefault(f"{PREFIX[variant]}/{name}/{kind}{quantity}", []).append(value)
+            yield epoch, {name: torch.stack(each) for name, each in values.items()}
+
+    def _add_period(self, module: LitClassifier, prefix: str) -> None:
+        """The gradient of the step magnitude, and the period of grokking that its sign changes delimit."""
+        epochs, magnitudes = module.recorder.curve(f"{prefix}/step_magnitude")
+        periods = np.array([grokking_period(epochs, magnitude) for magnitude in magnitudes.T])
+        sound = np.array([diverged is None for diverged in module.diverged])
+        values = {
+            "grokking_start": periods[:, 0],
+            "grokking_end": periods[:, 1],
+            "degenerate_steps": np.where(sound, np.isnan(magnitudes).sum(0), np.nan),
+        }
+        _add(module, {f"{prefix}/{name}": value for name, value in values.items()}, None)
+        for r in np.flatnonzero(values["degenerate_steps"] > 0).tolist():
+            count = values["degenerate_steps"][r]
+            log.warning("%s, %s: %d of %d steps have no length", prefix, module.label(r), count, len(epochs))
+        if len(epochs) > 1:
+            for epoch, gradient in zip(epochs.tolist(), np.gradient(magnitudes, epochs, axis=0), strict=True):
+                _add(module, {f"{prefix}/step_magnitude_gradient": gradient}, epoch)
+
+    def _stiff(self, fisher: Tensor) -> Tensor:
+        return stiff_mask(fisher, self.stiff_threshold, self.stiff_quantile)
+
+    def _path(self, epoch: int) -> Path:
+        return self._directory / f"{epoch:09d}.safetensors"
+
+    def _write(self, epoch: int, snapshot: Snapshot) -> None:
+        path = self._path(epoch)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".partial")
+        safetensors.torch.save_file(snapshot, temporary)
+        os.replace(temporary, path)
+
+    def _read(self, epoch: int) -> Snapshot | None:
+        """One snapshot, or None where there is none; from the disk after a resume."""
+        if epoch in self._recent:
+            return self._recent[epoch]
+        return safetensors.torch.load_file(self._path(epoch)) if self._path(epoch).exists() else None
+
+    def _refuse_full_disk(self, trainer: L.Trainer, module: LitClassifier) -> None:
+        """Say that the snapshots will not fit before hours have passed."""
+        last = max(trainer.current_epoch, trainer.max_epochs or 0)
+        snapshots = sum(self.is_due(e) and not self._path(e).exists() for e in range(trainer.current_epoch, last + 1))
+        per_snapshot = 4 * (1 + len(self.variants)) * sum(p.numel() for p in module.stack.parameters())  # float32
+        needed = snapshots * per_snapshot
+        free = shutil.disk_usage(trainer.default_root_dir).free
+        if needed > free:
+            raise UsageError(
+                f"FIMTrajectoryCallback: {snapshots} snapshots take {needed / 1e9:.1f} GB and {self._directory.parent} "
+                f"has {free / 1e9:.1f} GB left: raise every, lower until, or leave the callback out"
+            )
+
+
+def _add(module: LitClassifier, values: Mapping[str, Any], epoch: int | None) -> None:
+    """Record and log what is computed at the end, where NaN is counted and not announced one name at a time."""
+    arrays = {name: np.asarray(value) for name, value in values.items()}
+    for name, array in arrays.items():
+        module.recorder.add(name, array, epoch)
+    module.log_replicas(arrays, module.trainer.current_epoch if epoch is None else epoch)
+
+
+def _step(before: Tensor | None, here: Tensor, after: Tensor, fisher: Tensor | None) -> dict[str, Tensor]:
+    """The quantities of the step that starts here, under F(here)."""
+    step = after - here
+    values = {
+        "step_magnitude": step_magnitude(step, fisher),
+        "origin_cosine": origin_cosine(step, here, fisher),
+    }
+    if before is not None:
+        values["step_cosine"] = step_cosine(here - before, step, fisher)
+    return values

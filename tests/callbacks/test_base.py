@@ -1,0 +1,218 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import lit_grok
+from callbacks import AnalysisCallback, AnalysisError
+from callbacks.base import _array, _join
+from tests.helpers import Constant
+
+VANDAL = "+callbacks.vandal._target_=tests.helpers.Vandal"
+CONSTANT = "+callbacks.constant._target_=tests.helpers.Constant"
+CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "weight_norm")
+
+
+def measured(dataset, name="constant", replica=0):
+    return dataset[name].isel(replica=replica).dropna("epoch").epoch.values.tolist()
+
+
+def same(run, other, names=CURVES):
+    assert (run / "weights.safetensors").read_bytes() == (other / "weights.safetensors").read_bytes()
+    mine, theirs = lit_grok.open_run(run), lit_grok.open_run(other)
+    for name in names:
+        np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
+
+
+# When
+
+
+def test_every():
+    assert [e for e in range(30) if Constant(every=10).is_due(e)] == [0, 10, 20]
+    assert not any(Constant().is_due(e) for e in range(100))
+
+
+@pytest.mark.parametrize("per_decade", [1, 2, 3, 10])
+def test_per_decade_is_evenly_spaced_on_a_logarithmic_axis(per_decade):
+    exact = {0} | {round(10 ** (k / per_decade)) for k in range(4 * per_decade + 1)}
+    assert {e for e in range(10_001) if Constant(per_decade=per_decade).is_due(e)} == exact
+    assert {0, 1, 10, 100, 1000, 10_000} <= exact
+
+
+@pytest.mark.parametrize("options", [{"every": 0}, {"every": -1}, {"per_decade": 0}, {"split": "all"}])
+def test_impossible_cadences(options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"Constant.{name}={value}: "):
+        Constant(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["every=2"], [0, 2, 4, 5]),  # before the first step, on the cadence, at the end
+        (["every=5"], [0, 5]),  # and not twice where the end is on the cadence
+        (["per_decade=2"], [0, 1, 3, 5]),
+        (["every=100"], [0, 5]),
+    ],
+)
+def test_measured_at_the_start_on_the_cadence_and_at_the_end(command, options, expected):
+    run = command.mod_add("epochs=5", CONSTANT, *(f"+callbacks.constant.{o}" for o in options))
+    dataset = lit_grok.open_run(run)
+    assert measured(dataset) == expected
+    assert dataset.epoch.values.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_without_a_cadence_once_at_the_end(command):
+    dataset = lit_grok.open_run(command.mod_add(CONSTANT, "seed=0:2"))
+    assert dataset.constant.dims == ("replica",)
+    assert dataset.constant.values.tolist() == [1.5, 1.5]
+
+
+def test_nothing_is_measured_twice_when_a_run_goes_on(command, monkeypatch):
+    # epochs 0 … 4, then 4 … 6 of the same run: the state of each callback goes with the checkpoint
+    run = command.mod_add(CONSTANT, "+callbacks.constant.every=1")
+    calls = []
+    monkeypatch.setattr(Constant, "measure", lambda self, *_: calls.append(1) or {"constant": 2.5})
+    assert command(f"resume={run}", "epochs=6").code == 0
+    values = lit_grok.open_run(run).constant.isel(replica=0)
+    assert values.values.tolist() == [1.5] * 5 + [2.5] * 2
+    assert len(calls) == 2
+
+
+# An analysis never changes the training
+
+
+@pytest.mark.parametrize("seeds", ["seed=3", "seed=0:3"])
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_a_destructive_analysis_changes_nothing(command, seeds, split):
+    plain = command.mod_add("run_dir=plain", seeds, "datamodule.shuffle=true")
+    ruined = command.mod_add(
+        *("run_dir=ruined", seeds, "datamodule.shuffle=true", VANDAL),
+        *("+callbacks.vandal.every=1", f"+callbacks.vandal.split={split}"),
+    )
+    same(plain, ruined)
+    assert len(measured(lit_grok.open_run(ruined), "noise")) == 5  # it did run
+
+
+def test_a_destructive_analysis_changes_nothing_in_ising(command):
+    plain = command.ising("run_dir=plain", "init_scale=[1,3]")
+    ruined = command.ising("run_dir=ruined", "init_scale=[1,3]", VANDAL, "+callbacks.vandal.every=1")
+    same(plain, ruined)
+
+
+# Where the numbers go
+
+
+class Shapes(AnalysisCallback):
+    def measure(self, network, batch):
+        inputs, targets = batch
+        assert not network.training
+        assert len(inputs) == len(targets)
+        return {
+            "count": torch.tensor(len(inputs)),
+            "fourier/power": xr.DataArray(np.arange(3.0), dims="frequency", coords={"frequency": [1, 2, 4]}),
+            "flag": True,
+        }
+
+
+def test_what_measure_may_return(command, monkeypatch):
+    monkeypatch.setattr("tests.helpers.Constant.measure", Shapes.measure)
+    run = command.mod_add(CONSTANT, "+callbacks.constant.every=4", "+callbacks.constant.split=train", "seed=0:2")
+    dataset = lit_grok.open_run(run)
+    assert dataset["count"].values[:, 0].tolist() == [84, 84]  # ⌊0.7 · 121⌋, all of them
+    assert dataset.fourier_power.dims == ("replica", "epoch", "frequency")
+    assert dataset.fourier_power.sel(frequency=4, epoch=4).values.tolist() == [2, 2]
+    assert dataset.flag.values[:, 0].tolist() == [1, 1]
+
+
+def test_scalars_reach_the_loggers_at_their_epoch(command):
+    run = command.mod_add(CONSTANT, "+callbacks.constant.every=2", "logger=csv", "seed=0:2")
+    rows = (run / "csv" / "init_scale=1_seed=1.csv").read_text().splitlines()
+    names = rows[0].split(",")
+    column, epochs = names.index("constant"), names.index("epoch")
+    assert [(r.split(",")[epochs], r.split(",")[column]) for r in rows[1:]] == [
+        *[("0", "1.5"), ("1", ""), ("2", "1.5"), ("3", ""), ("4", "1.5")]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [("text", "not a number"), (None, "not a number"), ([1, 2], "not a number"), (1j, "not a real number")],
+)
+def test_what_is_not_a_measurement(value, complaint):
+    with pytest.raises(AnalysisError, match=f"x.*{complaint}"):
+        _array("x", value)
+
+
+def test_arrays_need_names_and_equal_shapes():
+    with pytest.raises(AnalysisError, match=r"no names for its dimensions: return xarray.DataArray"):
+        _join({0: {"x": _array("x", torch.ones(3))}}, 1)
+    arrays = {r: {"x": xr.DataArray(np.ones(2 + r), dims="neuron")} for r in range(2)}
+    with pytest.raises(AnalysisError, match="different shape"):
+        _join(arrays, 2)
+
+
+def test_a_replica_that_was_left_out_is_nan():
+    joined = _join({1: {"x": _array("x", 2.0)}}, 3)["x"]
+    np.testing.assert_array_equal(joined, [np.nan, 2, np.nan])
+
+
+# Several instances, and errors that say whose
+
+
+def test_several_instances_of_one_class(command):
+    run = command.mod_add(
+        *("epochs=4", CONSTANT, "+callbacks.constant.every=2", "+callbacks.constant.name=one"),
+        *("+callbacks.other._target_=tests.helpers.Constant", "+callbacks.other.every=3", "+callbacks.other.name=two"),
+    )
+    dataset = lit_grok.open_run(run)
+    assert measured(dataset, "one") == [0, 2, 4]
+    assert measured(dataset, "two") == [0, 3, 4]
+    states = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
+    assert len([key for key in states if key.startswith("Constant")]) == 2
+
+
+class TwoCadences(AnalysisCallback):
+    pass
+
+
+def test_state_keys_tell_instances_apart():
+    keys = [TwoCadences(every=1), TwoCadences(every=2), TwoCadences(per_decade=1), TwoCadences(split="train")]
+    assert len({callback.state_key for callback in keys}) == 4
+
+
+def test_a_failure_names_the_callback_and_the_epoch(command):
+    (command.folder / "failing").touch()
+    overrides = ("+callbacks.fails._target_=tests.helpers.FailsWhile", "+callbacks.fails.epoch=3")
+    with pytest.raises(RuntimeError, match="no such luck") as failure:
+        command(*command.MOD_ADD, *overrides, "+callbacks.fails.every=1")
+    assert failure.value.__notes__ == ["(raised in FailsWhile at epoch 3)"]
+
+
+def test_nan_is_never_silent(command, monkeypatch):
+    monkeypatch.setattr("tests.helpers.Constant.measure", lambda *_: {"constant": float("nan")})
+    result = command(*command.MOD_ADD, "run_dir=run", CONSTANT, "+callbacks.constant.every=1", "seed=0:2")
+    assert result.code == 0
+    assert result.err.count("Constant, epoch 0: constant is NaN (init_scale=1 seed=0; init_scale=1 seed=1)") == 1
+    assert result.err.count("constant is NaN") == 1  # said once
+
+
+def test_measure_must_be_defined():
+    with pytest.raises(NotImplementedError, match=r"TwoCadences must say what it measures"):
+        TwoCadences().measure(None, None)
+
+
+def test_a_class_from_outside_the_project(command, monkeypatch):
+    (command.folder / "my_lab.py").write_text(
+        "from callbacks import AnalysisCallback\n"
+        "class Mine(AnalysisCallback):\n"
+        "    def measure(self, network, batch):\n"
+        "        return {'mine': sum(p.square().sum() for p in network.parameters()).sqrt()}\n"
+    )
+    monkeypatch.syspath_prepend(command.folder)
+    run = command.mod_add("+callbacks.mine._target_=my_lab.Mine", "+callbacks.mine.every=2")
+    dataset = lit_grok.open_run(run)
+    np.testing.assert_allclose(dataset.mine.sel(epoch=[0, 2, 4]), dataset.weight_norm.sel(epoch=[0, 2, 4]), rtol=1e-6)
+    assert json.loads((run / "summary.json").read_text())[0]["epochs"] == 4

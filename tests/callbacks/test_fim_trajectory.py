@@ -1,0 +1,277 @@
+import shutil
+import sys
+import textwrap
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from matplotlib.figure import Figure
+
+from callbacks import FIMTrajectoryCallback
+from datamodules import ModularAdditionDataModule
+from lit_grok.figures import geometry
+from lit_grok.measures.fisher import fisher_diagonal
+from lit_grok.measures.inequality import gini
+from lit_grok.measures.trajectory import origin_cosine, step_cosine, step_magnitude
+from lit_grok.results import open_run
+
+PREFIXES = {"fim": "classif_logits", "fim_regression": "regression"}
+BOTH = "+callbacks.fim.variants=[classif_logits,regression]"
+QUANTITIES = ("step_magnitude", "step_cosine", "origin_cosine")
+
+
+@pytest.fixture(autouse=True)
+def empty_pages(monkeypatch):
+    """That drawing takes a second is known; that it works is tested once."""
+    monkeypatch.setattr(geometry, "trajectory", lambda *_: Figure(figsize=(1, 1)))
+
+
+BARE = ("callbacks=base", "~callbacks.grok_time", "~callbacks.progress")  # drawing takes longer than these runs
+TRAJECTORY = geometry.trajectory
+
+
+def fim(**options):
+    target = {"_target_": "callbacks.FIMTrajectoryCallback"}
+    return [*BARE, *(f"+callbacks.fim.{key}={value}" for key, value in (target | options).items())]
+
+
+@pytest.fixture
+def helpers(command, monkeypatch):
+    """Callbacks of the test's own, importable by name from the command line."""
+    (command.folder / "trajectory_helpers.py").write_text(
+        textwrap.dedent("""
+            import copy
+            from pathlib import Path
+            import lightning as L
+
+            class Remember(L.Callback):
+                seen = {}
+
+                def on_train_start(self, trainer, module):
+                    self.seen[trainer.current_epoch] = [copy.deepcopy(n) for n in module.stack.networks]
+
+                def on_train_epoch_end(self, trainer, module):
+                    self.seen[trainer.current_epoch + 1] = [copy.deepcopy(n) for n in module.stack.networks]
+
+            class FailOnce(L.Callback):
+                def on_train_batch_start(self, trainer, module, batch, index):
+                    flag = Path(trainer.default_root_dir) / "failed"
+                    if trainer.current_epoch == 9 and index == 1 and not flag.exists():
+                        flag.touch()
+                        raise RuntimeError("killed")
+            """)
+    )
+    monkeypatch.syspath_prepend(str(command.folder))
+    yield
+    sys.modules.pop("trajectory_helpers", None)
+
+
+def expected(seen, inputs, every, until, stiff_of):
+    """Every curve from the networks themselves, nothing but the definitions, everything in memory."""
+    due = [e for e in sorted(seen) if e % every == 0 and e <= until]
+    flat = {e: torch.stack([torch.cat([p.detach().flatten() for p in n.parameters()]) for n in seen[e]]) for e in seen}
+    curves = {}
+    for prefix, variant in (*PREFIXES.items(), ("euclidean", None)):
+        F = {
+            e: variant and torch.stack([fisher_diagonal(n, x, variant) for n, x in zip(seen[e], inputs, strict=True)])
+            for e in seen
+        }
+        final = F[max(seen)]
+        masks = {"": None}
+        if variant:
+            masks |= {"stiff_": stiff_of(final), "sloppy_": ~stiff_of(final)}
+        for (subspace, mask), kind in [(m, k) for m in masks.items() for k in ("", "euclidean_")]:
+            if kind and mask is None:
+                continue
+            for i, e in enumerate(due[:-1]):
+                step = flat[due[i + 1]] - flat[e]
+                metric = None if kind else F[e]
+                values = {
+                    "step_magnitude": step_magnitude(step, metric, mask),
+                    "origin_cosine": origin_cosine(step, flat[e], metric, mask),
+                }
+                if i:
+                    values["step_cosine"] = step_cosine(flat[e] - flat[due[i - 1]], step, metric, mask)
+                for quantity, value in values.items():
+                    curves.setdefault(f"{prefix}_{subspace}{kind}{quantity}", {})[e] = value.numpy()
+    return due, curves
+
+
+@pytest.mark.parametrize(
+    ("options", "stiff_of"),
+    [
+        ({"stiff_threshold": 1e-3}, lambda F: F >= 1e-3),
+        ({"stiff_quantile": 0.75}, lambda F: F.double().quantile(0.75, dim=1, keepdim=True) <= F),
+    ],
+)
+def test_curves_are_those_of_the_definitions(command, helpers, options, stiff_of):
+    run = command.mod_add(
+        *fim(every=2, until=9, **options),
+        BOTH,
+        "+callbacks.remember._target_=trajectory_helpers.Remember",
+        "epochs=11",
+        "init_scale=[1,10]",
+    )
+    from trajectory_helpers import Remember
+
+    data = ModularAdditionDataModule(P=11, data_seeds=[0, 0])
+    data.setup()
+    due, curves = expected(Remember.seen, data.split("train")[0], every=2, until=9, stiff_of=stiff_of)
+    results = open_run(run)
+    assert due == [0, 2, 4, 6, 8]
+    assert len(curves) == 3 * (3 + 2 * 4)
+    for name, curve in curves.items():
+        found = results[name].dropna("epoch", how="all")
+        assert found.epoch.values.tolist() == list(curve), name
+        np.testing.assert_allclose(found.values.T, np.stack(list(curve.values())), rtol=1e-9, err_msg=name)
+    for prefix, variant in PREFIXES.items():
+        last = Remember.seen[11]
+        final = torch.stack([fisher_diagonal(n, x, variant) for n, x in zip(last, data.split("train")[0], strict=True)])
+        np.testing.assert_array_equal(results[f"{prefix}_spectrum"], final.sort(1).values)
+        np.testing.assert_allclose(results[f"{prefix}_gini"], gini(final))
+        np.testing.assert_array_equal(results[f"{prefix}_stiff_parameters"], stiff_of(final).sum(1))
+        gradient = np.gradient(results[f"{prefix}_step_magnitude"].sel(epoch=due[:-1]), due[:-1], axis=1)
+        np.testing.assert_allclose(results[f"{prefix}_step_magnitude_gradient"].sel(epoch=due[:-1]), gradient)
+    assert not (run / "trajectory").exists()
+    assert len(list((run / "figures").glob("fim*_trajectory_*.png"))) == 4
+
+
+def test_resume_in_the_middle_loses_and_duplicates_nothing(command, helpers):
+    options = [*fim(every=1), BOTH, "epochs=12", "checkpoint_every=4"]
+    whole = open_run(command.mod_add(*options, "run_dir=whole"))
+    options.append("+callbacks.fail._target_=trajectory_helpers.FailOnce")
+    with pytest.raises(RuntimeError, match="killed"):
+        command(*command.MOD_ADD, *options, "run_dir=cut")
+    # Epoch 9 is past the checkpoint of epoch 8.
+    assert [p.stem for p in sorted((command.folder / "cut/trajectory").iterdir())] == [f"{e:09d}" for e in range(10)]
+    assert command("resume=cut").code == 0
+    resumed = open_run("cut")
+    assert set(resumed) == set(whole)
+    for name in whole:
+        np.testing.assert_array_equal(resumed[name], whole[name], err_msg=name)
+    assert not (command.folder / "cut/trajectory").exists()
+
+
+def test_kept_trajectory_can_be_read(command):
+    run = command.mod_add(*fim(every=2, keep_trajectory="true", inputs=30))
+    files = sorted((run / "trajectory").iterdir())
+    assert [file.name for file in files] == ["000000000.safetensors", "000000002.safetensors", "000000004.safetensors"]
+    last = safetensors.torch.load_file(files[-1])
+    weights = safetensors.torch.load_file(run / "weights.safetensors")
+    names = ["hidden.0.weight", "hidden.0.bias", "output.weight", "output.bias"]
+    assert torch.equal(last["position"], torch.cat([weights[name].flatten(1) for name in names], 1))
+    assert set(last) == {"position", "classif_logits"}
+
+
+def test_a_run_that_goes_on_after_its_end_says_what_it_has_lost(command):
+    command.mod_add(*fim(every=1), "run_dir=run")
+    assert command("resume=run", "epochs=8").code == 0
+    log = (command.folder / "run/train.log").read_text()
+    assert "5 of 9 snapshots are not in run/trajectory" in log
+    results = open_run("run")
+    # Of the step from epoch 4 to 5 the start is gone: the only gap in the curves of the whole.
+    assert results.fim_step_magnitude.dropna("epoch").epoch.values.tolist() == [0, 1, 2, 3, 5, 6, 7]
+    assert results.fim_sloppy_step_magnitude.dropna("epoch").epoch.values.tolist() == [5, 6, 7]
+
+
+def test_steps_without_length_are_nan_and_counted(command):
+    run = command.mod_add(*fim(every=1), "learning_rate=0")
+    results = open_run(run)
+    assert results.fim_degenerate_steps.item() == results.euclidean_degenerate_steps.item() == 4
+    for quantity in QUANTITIES:
+        assert results[f"fim_{quantity}"].isnull().all()
+    assert "fim, init_scale=1 seed=0: 4 of 4 steps have no length" in (run / "train.log").read_text()
+
+
+def test_no_stiff_parameter_is_said_and_nan(command):
+    run = command.mod_add(*fim(every=1, stiff_threshold=1e9))
+    assert open_run(run).fim_stiff_step_cosine.isnull().all()
+    assert "no parameter of the trained network is stiff" in (run / "train.log").read_text()
+
+
+def test_training_is_the_same_with_and_without(command):
+    bare = command.mod_add(*BARE, "run_dir=bare", "init_scale=[1,10]")
+    measured = command.mod_add(*fim(every=1), BOTH, "run_dir=measured", "init_scale=[1,10]")
+    assert (bare / "weights.safetensors").read_bytes() == (measured / "weights.safetensors").read_bytes()
+    for name, curve in open_run(bare).items():
+        np.testing.assert_array_equal(curve, open_run(measured)[name].reindex_like(curve))
+
+
+@pytest.mark.parametrize("ablation", ["weight_decay=0", "optimizer=sgd", "optimizer=adamw", "label_noise=0.1"])
+@pytest.mark.parametrize("task", ["ising", "mod_add"])
+def test_ablations(command, task, ablation):
+    results = open_run(getattr(command, task)(*fim(every=1), BOTH, ablation))
+    assert results.fim_step_magnitude.notnull().sum() == results.fim_regression_step_magnitude.notnull().sum() == 4
+
+
+@pytest.mark.parametrize("task", ["ising", "mod_add"])
+def test_on_by_default(command, task):
+    run = getattr(command, task)(f"callbacks={task}", "callbacks.fim_trajectory.every=2", "~callbacks.pruning")
+    assert {"fim_step_cosine", "fim_regression_stiff_step_cosine", "euclidean_origin_cosine"} <= set(open_run(run))
+
+
+def test_curves_go_to_the_loggers(command):
+    run = command.mod_add(*fim(every=1), "logger=csv")
+    header, *rows = next((run / "csv").iterdir()).read_text().splitlines()
+    assert {"fim/step_cosine", "fim/sloppy/step_cosine", "euclidean/step_magnitude"} <= set(header.split(","))
+    assert len(rows) == 5
+
+
+def test_a_disk_too_small_is_refused_in_one_sentence(command, monkeypatch):
+    usage = SimpleNamespace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    result = command(*command.MOD_ADD, *fim(every=1), "run_dir=run")
+    assert result.code == 2
+    assert result.err.endswith("left: raise every, lower until, or leave the callback out\n")
+    assert result.err.startswith("error: FIMTrajectoryCallback: 5 snapshots take 0.0 GB")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every": 0}, "every=0"),
+        ({"until": -1}, "until=-1"),
+        ({"inputs": 0}, "inputs=0"),
+        ({"variants": []}, "classif_logits, regression"),
+        ({"variants": ["logits"]}, "classif_logits, regression"),
+        ({"stiff_quantile": 1.5}, "stiff_quantile=1.5"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        FIMTrajectoryCallback(**options)
+
+
+def test_one_is_enough(command):
+    second = "+callbacks.second={_target_: callbacks.FIMTrajectoryCallback, every: 3}"
+    result = command(*command.MOD_ADD, *fim(every=1), second)
+    assert (result.code, result.err) == (2, "error: FIMTrajectoryCallback: one is enough, it takes several variants\n")
+
+
+def test_figures_of_one_replica_and_of_many(command):
+    results = open_run(command.mod_add(*fim(every=1), "init_scale=[1,10]", "seed=0:2"))
+    figures = [
+        geometry.step_cosines,
+        geometry.spectrum,
+        geometry.fisher_and_euclidean_magnitudes,
+        geometry.step_magnitudes,
+        geometry.magnitude_gradients,
+        geometry.subspace_cosines,
+    ]
+    for draw in figures:
+        figure = draw({"many": results, "one": results.sel(init_scale=10, seed=0)})
+        figure.canvas.draw()
+        first, second = figure.axes[:2]
+        assert (first.get_title(), second.get_title()) == ("many", "one")
+        # A line for each init_scale, in a band over its seeds.
+        assert {line.get_color() for line in first.lines} >= {"C0", "C1"}
+        assert len(first.collections) >= 2
+        assert not second.collections
+    TRAJECTORY(results.isel(replica=0), "one replica").canvas.draw()
+
+
+def test_figures_survive_what_was_never_measured(command):
+    results = open_run(command.mod_add(*fim(every=1), "learning_rate=0", "init_scale=0"))
+    TRAJECTORY(results).canvas.draw()

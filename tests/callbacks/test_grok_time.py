@@ -1,0 +1,101 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import lit_grok
+from callbacks import GrokTimeCallback
+from callbacks.grok_time import log
+from lit_grok.measures.grokking import grokking_time
+from lit_grok.results import Recorder
+
+
+def module(curves):
+    """A module whose replicas have had these accuracy curves, (train, test) each."""
+    recorder = Recorder([{"init_scale": 1.0, "seed": r} for r in range(len(curves))])
+    lit = SimpleNamespace(
+        recorder=recorder, generalisation=0.9, loggers=[], label=lambda r: f"seed={r}", replicas=recorder.replicas
+    )
+    lit.steps = list(zip(*(zip(*pair, strict=True) for pair in curves), strict=True))
+    return lit
+
+
+def play(callback, lit, first=0):
+    for epoch, values in enumerate(lit.steps):
+        lit.recorder.add("train_accuracy", [train for train, _ in values], epoch)
+        lit.recorder.add("test_accuracy", [test for _, test in values], epoch)
+        if epoch >= first and epoch:
+            callback.on_train_epoch_end(SimpleNamespace(current_epoch=epoch - 1), lit)
+
+
+@pytest.fixture
+def announced(caplog, monkeypatch):
+    monkeypatch.setattr(log, "propagate", True)
+    caplog.set_level("INFO", "lit_grok")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+GROKS = ([0.1, 1, 1, 1, 1, 1], [0.1, 0.1, 0.2, 0.5, 0.95, 1])
+STEADY = ([0.1, 0.5, 1, 1, 1, 1], [0.1, 0.5, 0.96, 1, 1, 1])
+MEMORISES = ([0.1, 1, 1, 1, 1, 1], [0.1, 0.1, 0.2, 0.2, 0.2, 0.2])
+
+
+def test_each_replica_is_announced_once_when_it_happens(announced):
+    play(GrokTimeCallback(), module([GROKS, STEADY, MEMORISES]))
+    assert announced() == [
+        "seed=1: test accuracy 0.960 at epoch 2, train accuracy up since epoch 2: steady learning",
+        "seed=0: test accuracy 0.950 at epoch 4, train accuracy up since epoch 1: grokking",
+    ]
+
+
+def test_a_resumed_callback_does_not_repeat_itself(announced):
+    first, lit = GrokTimeCallback(), module([GROKS, STEADY])
+    lit.steps = lit.steps[:4]
+    play(first, lit)
+    second = GrokTimeCallback()
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    play(second, module([GROKS, STEADY]))
+    assert [message[:6] for message in announced()] == ["seed=1", "seed=0"]
+
+
+def test_the_loggers_hear_of_it():
+    lit, heard = module([STEADY]), []
+    lit.loggers = [SimpleNamespace(log_metrics=lambda metrics, step: heard.append((metrics, step)))]
+    play(GrokTimeCallback(), lit)
+    assert heard == [({"generalised_at": 2, "epoch": 2}, 2)]
+
+
+def test_without_an_evaluation_at_this_epoch_nothing_is_said(announced):
+    callback, lit = GrokTimeCallback(), module([STEADY])
+    play(GrokTimeCallback(), lit)
+    before = len(announced())
+    callback.on_train_epoch_end(SimpleNamespace(current_epoch=17), lit)
+    assert len(announced()) == before
+
+
+def test_the_verdict_is_read_off_each_replicas_own_curves(command):
+    run = command.mod_add("init_scale=[1,10]", "seed=0:2", "epochs=30", "P=7", "network.hidden=[64]")
+    dataset = lit_grok.open_run(run)
+    records = json.loads((run / "summary.json").read_text())
+    for r, record in enumerate(records):
+        one = dataset.isel(replica=r)
+        expected = grokking_time(one.epoch.values, one.train_accuracy.values, one.test_accuracy.values)
+        for name in ("t_train", "t_test", "t_grok"):
+            assert record[name] == one[name].item() == getattr(expected, name)
+    assert len(np.unique(dataset.t_train)) > 1
+
+
+def test_a_figure_per_replica(command):
+    run = command.mod_add("seed=0:2")
+    assert sorted(p.name for p in (run / "figures").iterdir()) == [
+        "curves_init_scale=1_seed=0.png",
+        "curves_init_scale=1_seed=1.png",
+    ]
+    assert all(p.read_bytes()[:4] == b"\x89PNG" for p in (run / "figures").iterdir())
+
+
+def test_evaluation_must_come_before_it():
+    lit = module([STEADY])
+    with pytest.raises(ValueError, match="put EvaluationCallback before it"):
+        GrokTimeCallback().on_train_start(SimpleNamespace(current_epoch=0), lit)

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from callbacks import PruningCallback
+from datamodules import ModularAdditionDataModule
+from lit_grok.measures.pruning import compressibility, pruning_curve
+from lit_grok.results import load_network, open_run
+
+
+@pytest.fixture
+def network():
+    """Two classes by two inputs: right until its larger weight goes, at three quarters."""
+    network = nn.Sequential(nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+    return network
+
+
+BATCH = torch.eye(2), torch.tensor([0, 1])
+
+
+def test_curve_area_compressibility_and_kept_share_by_hand(network):
+    callback = PruningCallback(fractions=5, training_fractions=3)
+    # At 0, 1/2: all right. At 3/4 the 1 is gone too, and class 1 wins no more often than class 0; at 1 all is 0.
+    values = callback.measure(network, BATCH)
+    assert values["pruning/area"] == pytest.approx(0.875)  # accuracies 1, 1, 0.5
+    assert values["pruning/compressibility"] == pytest.approx(8)
+    assert values["pruning/kept_share"] == pytest.approx(0.5)
+    final = callback.measure_final(network, BATCH)
+    assert final["pruning/accuracy"].sel(fraction=0.5) == 1
+    assert final["pruning/accuracy"].sel(fraction=1) == 0.5
+    assert final["pruning/loss"].sel(fraction=1) == pytest.approx(np.log(2))
+    assert final["pruning/final_compressibility"] == compressibility(
+        torch.linspace(0, 1, 5), torch.from_numpy(final["pruning/accuracy"].values)
+    )
+
+
+def test_single_layer_prunes_each_layer_in_turn():
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    batch = torch.randn(20, 3), torch.randint(2, (20,))
+    callback = PruningCallback(scheme="single_layer", fractions=11)
+    final = callback.measure_final(network, batch)
+    for layer in ("0", "2"):
+        curve = pruning_curve(network, *batch, torch.linspace(0, 1, 11), "single_layer", layer=layer)
+        np.testing.assert_array_equal(final[f"pruning/single_layer/{layer}/accuracy"], curve.accuracies)
+    assert set(callback.measure(network, batch)) == {
+        f"pruning/single_layer/{layer}/{name}"
+        for layer in ("0", "2")
+        for name in ("area", "compressibility", "kept_share")
+    }
+
+
+def magnitude(network, batch):
+    """A stand-in for the Fisher information, in the same form."""
+    return {name: parameter.detach().abs() for name, parameter in network.named_parameters()}
+
+
+def test_fisher_takes_scores_and_prunes_layers_at_the_end():
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    batch = torch.randn(20, 3), torch.randint(2, (20,))
+    callback = PruningCallback(scheme="fisher", scores=magnitude, fractions=11)
+    assert "pruning/fisher/area" in callback.measure(network, batch)
+    final = callback.measure_final(network, batch)
+    scores = magnitude(network, batch)
+    for path, layer in (("pruning/fisher", None), ("pruning/fisher/2", "2")):
+        curve = pruning_curve(network, *batch, torch.linspace(0, 1, 11), "fisher", layer=layer, scores=scores)
+        np.testing.assert_array_equal(final[f"{path}/loss"], curve.losses)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scheme": "random"}, r"PruningCallback\.scheme=random: unknown; allowed: layerwise, global"),
+        ({"scheme": "fisher"}, r"PruningCallback\.scheme=fisher: scores"),
+        ({"scores": magnitude}, r"PruningCallback\.scheme=layerwise: scores"),
+        ({"fractions": 1}, r"PruningCallback\.fractions=1: must be at least 2"),
+        ({"training_fractions": 0}, r"PruningCallback\.training_fractions=0"),
+    ],
+)
+def test_options_that_make_no_sense(options, message):
+    with pytest.raises(ValueError, match=message):
+        PruningCallback(**options)
+
+
+def test_several_schemes_in_one_run_agree_with_the_saved_network(command, monkeypatch):
+    monkeypatch.syspath_prepend(command.folder)
+    (command.folder / "scoring.py").write_text(
+        "def magnitude(network, batch):\n    return {n: p.detach().abs() for n, p in network.named_parameters()}\n"
+    )
+    target = "{_target_:callbacks.PruningCallback,fractions:11"
+    run_dir = command.mod_add(
+        f"+callbacks.pruning={target},every:1}}",
+        f"+callbacks.fisher={target},scheme:fisher,scores:{{_target_:scoring.magnitude,_partial_:true}}}}",
+        f"+callbacks.layers={target},scheme:single_layer,every:2}}",
+    )
+    run = open_run(run_dir).isel(replica=0)
+    assert run.pruning_compressibility.dropna("epoch").epoch.values.tolist() == [0, 1, 2, 3, 4]
+    assert run["pruning_single_layer_hidden.0_area"].dropna("epoch").epoch.values.tolist() == [0, 2, 4]
+    assert run.pruning_fisher_area.dims == ()
+    network = load_network(run_dir)
+    data = ModularAdditionDataModule(P=11, batch_size=64)
+    data.setup()
+    inputs, targets = (t[0] for t in data.split("test"))
+    curve = pruning_curve(network, inputs, targets, torch.linspace(0, 1, 11))
+    np.testing.assert_array_equal(run.pruning_accuracy, curve.accuracies)
+    assert run.pruning_accuracy.sel(fraction=0) == pytest.approx(float(run.test_accuracy.isel(epoch=-1)))
+    figures = {path.name.partition("_init_scale")[0] for path in (run_dir / "figures").iterdir()}
+    wanted = {"pruning", "pruning_development", "pruning_fisher", "pruning_single_layer"}
+    assert wanted | {"pruning_single_layer_development"} <= figures
+    assert "pruning_fisher_development" not in figures  # measured once

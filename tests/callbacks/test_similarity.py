@@ -1,0 +1,73 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from callbacks import SimilarityCallback
+from lit_grok.measures.similarity import linear_cka, pairwise_linear_cka
+from lit_grok.networks import ModularMLP
+from lit_grok.results import open_run
+
+
+def module(networks, diverged=None):
+    return SimpleNamespace(
+        stack=SimpleNamespace(networks=networks),
+        replicas=networks,
+        diverged=diverged or [None] * len(networks),
+        label=lambda r: f"seed={r}",
+    )
+
+
+@pytest.fixture
+def networks():
+    torch.manual_seed(0)
+    return [ModularMLP(P=11, hidden=[8, 6]) for _ in range(3)]
+
+
+@pytest.fixture
+def batch():
+    return torch.randint(11, (3, 50, 2)), torch.zeros(3, 50, dtype=torch.long)
+
+
+def test_every_two_replicas_on_the_inputs_of_the_first(networks, batch):
+    cka = SimilarityCallback().measure_final_replicas(module(networks), batch)["similarity/cka"]
+    assert cka.dims == ("replica", "other", "hidden_layer")
+    assert cka.other.values.tolist() == ["seed=0", "seed=1", "seed=2"]
+    hidden = [F.relu(n.preactivations(batch[0][0])["hidden.1"].detach()) for n in networks]
+    expected = [[linear_cka(x, y) for y in hidden] for x in hidden]
+    np.testing.assert_allclose(cka.sel(hidden_layer="hidden.1"), expected, atol=1e-5)
+    means = SimilarityCallback().measure_replicas(module(networks), batch)
+    assert means["similarity/hidden.1"][1] == pytest.approx(float(expected[1][0] + expected[1][2]) / 2, abs=1e-5)
+
+
+def test_a_replica_that_diverged_is_left_out(networks, batch):
+    torch.nn.init.constant_(networks[1].hidden[0].weight, torch.nan)
+    means = SimilarityCallback().measure_replicas(module(networks, [None, 4, None]), batch)["similarity/hidden.0"]
+    assert means[0] == pytest.approx(means[2])
+    assert np.isnan(means[1])
+
+
+def test_one_replica_is_like_no_other(networks, batch):
+    for alone in (module(networks[:1]), module(networks[:2], [None, 7])):
+        assert SimilarityCallback().measure_replicas(alone, batch) == {}
+        assert SimilarityCallback().measure_final_replicas(alone, batch) == {}
+
+
+def test_a_dead_replica_is_like_none_and_spoils_no_other(networks):
+    activations = torch.stack([F.relu(torch.randn(20, 4)) for _ in range(3)])
+    activations[1] = 0
+    cka = pairwise_linear_cka(activations)
+    assert cka[1].isnan().all()
+    assert cka[0, 2] == pytest.approx(float(linear_cka(activations[0], activations[2])), abs=1e-6)
+
+
+def test_in_a_run(command):
+    similarity = "+callbacks.similarity={_target_:callbacks.SimilarityCallback,every:2}"
+    run = open_run(command.mod_add("init_scale=[1,2]", "seed=[0,1]", similarity))
+    matrix = run.similarity_cka.sel(hidden_layer="hidden.0").values
+    np.testing.assert_allclose(np.diag(matrix), 1)
+    np.testing.assert_allclose(matrix, matrix.T)
+    end = run["similarity_hidden.0"].isel(epoch=-1)
+    np.testing.assert_allclose(end, (matrix.sum(1) - 1) / 3)

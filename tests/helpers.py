@@ -1,0 +1,77 @@
+"""Callbacks that the tests name on the command line."""
+
+import os
+import signal
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+
+from callbacks import AnalysisCallback
+
+
+class Vandal(AnalysisCallback):
+    """Ruins the network and the data that it was given, and uses up random numbers."""
+
+    def measure(self, network, batch):
+        noise = torch.rand(()).item() + np.random.rand()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.mul_(0).add_(noise)
+        network.train().to(torch.float64)
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+        for tensor in batch:
+            tensor.zero_()
+        return {"noise": noise}
+
+
+class Constant(AnalysisCallback):
+    """Measures a number, and notes when."""
+
+    def __init__(self, name="constant", **options):
+        super().__init__(**options)
+        self.name = name
+
+    def measure(self, network, batch):
+        return {self.name: 1.5}
+
+
+class FailsWhile(AnalysisCallback):
+    """Fails at an epoch as long as a file is there."""
+
+    def __init__(self, epoch, file="failing", **options):
+        super().__init__(**options)
+        self.epoch, self.file = epoch, Path(file)
+
+    def measure_replicas(self, module, batch):
+        if self.file.exists() and module.trainer.current_epoch + 1 >= self.epoch:
+            raise RuntimeError("no such luck")
+        return super().measure_replicas(module, batch)
+
+    def measure(self, network, batch):
+        return {"first": float(next(network.parameters()).flatten()[0])}
+
+
+class SignalWhile(L.Callback):
+    """Sends a signal to this process in the middle of an epoch, as long as a file is there."""
+
+    def __init__(self, epoch, number, file="signalling", batch=1):
+        self.epoch, self.number, self.file, self.batch = epoch, signal.Signals[number], Path(file), batch
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if self.file.exists() and trainer.current_epoch + 1 == self.epoch and batch_idx == self.batch:
+            os.kill(os.getpid(), self.number)
+
+
+class Poison(L.Callback):
+    """Puts NaN into the weights of one replica after an epoch."""
+
+    def __init__(self, epoch, replica):
+        self.epoch, self.replica = epoch, replica
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == self.epoch:
+            for values in pl_module.stack.stacked().values():
+                values[self.replica] = torch.nan

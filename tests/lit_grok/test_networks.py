@@ -1,0 +1,238 @@
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lit_grok.networks import (
+    HasFourierWeights,
+    HasObservables,
+    HasPreactivations,
+    HasStackedForward,
+    IsingCNN,
+    ModularMLP,
+    scale_parameters,
+)
+
+
+def size(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def spins(generator, *shape):
+    return 2.0 * torch.randint(0, 2, shape, generator=generator) - 1
+
+
+# The numbers of SCIENCE.md §1 and the same counted by hand for other sizes
+
+
+def test_parameter_counts_of_the_paper():
+    assert size(IsingCNN(side=16)) == 6798
+    assert size(ModularMLP(P=113, hidden=[512])) == 174193
+
+
+@pytest.mark.parametrize("side", [4, 8, 20])
+def test_ising_parameters_of_other_sides(side):
+    convolutions = 2 * (9 + 1) + 4 * (2 * 9 + 1)
+    assert size(IsingCNN(side)) == convolutions + 100 * (4 * (side // 4) ** 2 + 1) + 2 * 101
+
+
+@pytest.mark.parametrize(("P", "hidden"), [(2, [1]), (7, [5]), (11, [6, 4]), (13, [3, 8, 5])])
+def test_mlp_parameters_of_other_widths(P, hidden):
+    widths = [2 * P, *hidden, P]
+    expected = sum((i + 1) * o for i, o in zip(widths[:-1], widths[1:], strict=True))
+    network = ModularMLP(P, hidden)
+    assert size(network) == expected
+    assert network(torch.tensor([[0, P - 1]])).shape == (1, P)
+
+
+@pytest.mark.parametrize("side", [0, -4, 2, 6, 15])
+def test_sides_that_cannot_be_pooled_twice_are_refused(side):
+    with pytest.raises(ValueError, match=f"side={side}"):
+        IsingCNN(side)
+
+
+@pytest.mark.parametrize(("P", "hidden"), [(1, [4]), (0, [4]), (5, []), (5, [0]), (5, [4, -1])])
+def test_impossible_perceptrons_are_refused(P, hidden):
+    with pytest.raises(ValueError, match=f"P={P}"):
+        ModularMLP(P, hidden)
+
+
+# What they compute
+
+
+def test_ising_forward_is_the_layers_one_by_one(generator):
+    network = IsingCNN(8).double()
+    x = spins(generator, 5, 8, 8).double()
+    h = F.max_pool2d(F.conv2d(x[:, None], network.conv1.weight, network.conv1.bias, padding=1).relu(), 2)
+    h = F.max_pool2d(F.conv2d(h, network.conv2.weight, network.conv2.bias, padding=1).relu(), 2)
+    h = (h.reshape(5, -1) @ network.fc1.weight.T + network.fc1.bias).relu()
+    expected = h @ network.fc2.weight.T + network.fc2.bias
+    torch.testing.assert_close(network(x), expected)
+    torch.testing.assert_close(network(x[:, None]), expected)  # with the channel, too
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("hidden", [[16], [16, 9], [8, 7, 6]])
+def test_token_pairs_equal_the_dense_two_hot(hidden, dtype, generator):
+    network = ModularMLP(7, hidden).to(dtype)
+    for layer in network.relu_layers():
+        torch.nn.init.normal_(layer.bias, generator=generator)
+    pairs = torch.cartesian_prod(torch.arange(7), torch.arange(7))
+    dense = torch.zeros(49, 14, dtype=dtype)
+    for row, (a, b) in zip(dense, pairs, strict=True):
+        row[a] = row[7 + b] = 1
+    torch.testing.assert_close(network.two_hot(pairs), dense, rtol=0, atol=0)
+    torch.testing.assert_close(network(pairs), network(dense))
+    assert network(pairs).dtype == dtype
+
+    gradients = []
+    for inputs in (pairs, dense):
+        network.zero_grad()
+        network(inputs).square().sum().backward()
+        gradients.append([p.grad.clone() for p in network.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+def test_mlp_forward_written_out():
+    network = ModularMLP(5, [6]).double()
+    w, b = network.hidden[0].weight, torch.randn(6, dtype=torch.float64)
+    network.hidden[0].bias.data = b
+    for x, y in [(0, 0), (3, 4), (4, 3)]:
+        hidden = (w[:, x] + w[:, 5 + y] + b).relu()
+        expected = network.output.weight @ hidden + network.output.bias
+        torch.testing.assert_close(network(torch.tensor([[x, y]]))[0], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_forward_stack_is_forward_of_each_replica(dtype, generator):
+    networks = [scale_parameters(IsingCNN(8), s).to(dtype) for s in (0.1, 1, 10)]
+    parameters = {
+        name: torch.stack([n.get_parameter(name).detach() for n in networks])
+        for name, _ in networks[0].named_parameters()
+    }
+    inputs = spins(generator, 3, 6, 8, 8)
+    together = networks[0].forward_stack(parameters, inputs)
+    assert together.dtype == dtype
+    for r, network in enumerate(networks):
+        torch.testing.assert_close(together[r], network(inputs[r]), rtol=1e-5, atol=1e-6)
+        alone = network.forward_stack({n: p[r : r + 1] for n, p in parameters.items()}, inputs[r : r + 1])
+        torch.testing.assert_close(alone[0], network(inputs[r]), rtol=1e-5, atol=1e-6)
+
+
+def test_preactivations_are_what_the_next_layer_sees(generator):
+    ising, mlp = IsingCNN(8), ModularMLP(7, [6, 5])
+    x = spins(generator, 4, 8, 8)
+    layers = ising.preactivations(x)
+    assert {k: tuple(v.shape) for k, v in layers.items()} == {"conv1": (4, 128), "conv2": (4, 64), "fc1": (4, 100)}
+    torch.testing.assert_close(ising.fc2(layers["fc1"].relu()), ising(x))
+    torch.testing.assert_close(layers["conv1"].view(4, 2, 8, 8), ising.conv1(x[:, None]))
+
+    pairs = torch.tensor([[1, 2], [6, 0]])
+    layers = mlp.preactivations(pairs)
+    assert list(layers) == ["hidden.0", "hidden.1"]
+    torch.testing.assert_close(mlp.output(layers["hidden.1"].relu()), mlp(pairs))
+    torch.testing.assert_close(mlp.hidden[1](layers["hidden.0"].relu()), layers["hidden.1"])
+    assert (layers["hidden.0"] < 0).any()  # before the nonlinearity, not after it
+
+
+def test_protocols():
+    ising, mlp = IsingCNN(8), ModularMLP(7, [6])
+    assert all(isinstance(n, HasPreactivations) for n in (ising, mlp))
+    assert isinstance(ising, HasObservables)
+    assert isinstance(ising, HasStackedForward)
+    assert isinstance(mlp, HasFourierWeights)
+    assert not isinstance(ising, HasFourierWeights)
+    assert not isinstance(mlp, HasObservables)
+
+
+def test_fourier_weights_belong_to_the_residues():
+    network = ModularMLP(7, [6, 5])
+    weights = network.fourier_weights()
+    assert {name: tuple(w.shape) for name, w in weights.items()} == {"a": (6, 7), "b": (6, 7), "output": (5, 7)}
+    pairs = torch.tensor([[2, 6]])
+    first = weights["a"][:, 2] + weights["b"][:, 6]
+    torch.testing.assert_close(first, network.preactivations(pairs)["hidden.0"][0])  # biases are zero
+    torch.testing.assert_close(weights["output"][:, 3], network.output.weight[3])
+
+
+def test_observables_of_known_snapshots():
+    up = torch.ones(8, 8)
+    checkerboard = up * (1 - 2 * (torch.arange(64).view(8, 8) // 8 + torch.arange(8)).remainder(2))
+    halves = torch.cat([up[:4], -up[4:]])
+    values = IsingCNN.observables(torch.stack([up, -up, checkerboard, halves]))
+    assert values["magnetisation"].tolist() == [1, -1, 0, 0]
+    assert values["abs_magnetisation"].tolist() == [1, 1, 0, 0]
+    assert values["energy"].tolist() == [-2, -2, 2, -2 + 2 * 2 * 8 / 64]  # two walls of eight broken bonds
+    with_channel = IsingCNN.observables(torch.stack([up, halves])[:, None])
+    assert with_channel["energy"].tolist() == [-2, -1.5]
+
+
+# How they start
+
+
+def test_ising_starts_as_pytorch_does():
+    torch.manual_seed(3)
+    network = IsingCNN(8)
+    torch.manual_seed(3)
+    layers = [torch.nn.Conv2d(1, 2, 3), torch.nn.Conv2d(2, 4, 3), torch.nn.Linear(16, 100), torch.nn.Linear(100, 2)]
+    expected = [p for layer in layers for p in layer.parameters()]
+    assert all(torch.equal(p, e) for p, e in zip(network.parameters(), expected, strict=True))
+    for layer, fan_in in zip(layers, (9, 18, 16, 100), strict=True):
+        assert layer.bias.abs().max() <= 1 / math.sqrt(fan_in)
+        assert layer.bias.abs().max() > 0
+
+
+def test_mlp_starts_xavier_normal_with_zero_biases():
+    torch.manual_seed(0)
+    network = ModularMLP(113, [512])
+    for layer in network.relu_layers():
+        fan_out, fan_in = layer.weight.shape
+        expected = math.sqrt(2 / (fan_in + fan_out))
+        values = layer.weight.detach()
+        assert values.std().item() == pytest.approx(expected, rel=0.02)
+        assert values.mean().abs().item() < 5 * expected / math.sqrt(values.numel())
+        kurtosis = (values / values.std()).pow(4).mean().item()
+        assert kurtosis == pytest.approx(3, abs=0.1)  # normal; a uniform one has 1.8
+        assert not layer.bias.any()
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.1, 10])
+@pytest.mark.parametrize("build", [lambda: IsingCNN(8), lambda: ModularMLP(7, [6])])
+def test_init_scale_multiplies_every_parameter(build, scale):
+    network = build()
+    before = copy.deepcopy(network.state_dict())
+    assert scale_parameters(network, scale) is network
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name] * scale)
+    assert all(p.requires_grad and p.is_leaf for p in network.parameters())
+
+
+# Memory order is nobody's business
+
+
+def test_memory_order_does_not_change_the_state_dict():
+    network = ModularMLP(7, [6, 5])
+    first = network.hidden[0].weight
+    assert first.t().is_contiguous()  # columns are looked up, so columns are contiguous
+    assert {n: tuple(v.shape) for n, v in network.state_dict().items()} == {
+        "hidden.0.weight": (6, 14),
+        "hidden.0.bias": (6,),
+        "hidden.1.weight": (5, 6),
+        "hidden.1.bias": (5,),
+        "output.weight": (7, 5),
+        "output.bias": (7,),
+    }
+    plain = {name: value.clone().contiguous() for name, value in network.state_dict().items()}
+    other = ModularMLP(7, [6, 5])
+    other.load_state_dict(plain)
+    pairs = torch.cartesian_prod(torch.arange(7), torch.arange(7))
+    assert torch.equal(other(pairs), network(pairs))
+    assert other.hidden[0].weight.t().is_contiguous()
+    assert torch.equal(copy.deepcopy(network)(pairs), network(pairs))

@@ -1,0 +1,451 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+import yaml
+
+import lit_grok
+from lit_grok import results
+from lit_grok.networks import ModularMLP
+from lit_grok.replicas import ReplicaStack
+from lit_grok.results import REPLICA_KEYS, Recorder, index_replicas, summarise, write_config, write_results
+
+SPECIFICATION = {"_target_": "lit_grok.networks.ModularMLP", "P": 7, "hidden": [5]}
+
+
+def replica(init_scale=1.0, seed=0, **changes):
+    streams = {f"seed_{name}": seed for name in ("init", "data", "order")}
+    return {"init_scale": init_scale, "seed": seed, "weight_decay": 0.1, **streams, **changes}
+
+
+def write_run(folder, replicas, epochs=(0, 10), config=None, offset=0.0):
+    """A run as train.py leaves it; accuracy = offset + replica + epoch / 1000, weights = the replica's number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    recorder = Recorder(replicas)
+    for epoch in epochs:
+        recorder.add("test_accuracy", [offset + r + epoch / 1000 for r in range(len(replicas))], epoch)
+    write_config(folder, {"task": "mod_add", "network": SPECIFICATION, "run_dir": str(folder), **(config or {})})
+    stack = ReplicaStack([ModularMLP(7, [5]) for _ in replicas])
+    write_results(folder, recorder.dataset(), stack.stacked())
+    return stack
+
+
+PRODUCT = [replica(scale, seed) for scale in (1.0, 10.0) for seed in (0, 1, 2)]
+
+
+# The recorder
+
+
+def test_curves_have_replica_and_epoch():
+    recorder = Recorder(PRODUCT)
+    for epoch in (0, 1, 100):
+        recorder.add("a/b", np.arange(6) + epoch, epoch)
+    recorder.add("spectrum", np.ones((6, 3, 2)), None, ["layer", "rank"], {"layer": ["x", "y", "z"]})
+    dataset = recorder.dataset()
+    assert dataset.a_b.dims == ("replica", "epoch")
+    assert dataset.epoch.values.tolist() == [0, 1, 100]
+    assert dataset.a_b.values[2].tolist() == [2, 3, 102]
+    assert dataset.spectrum.dims == ("replica", "layer", "rank")
+    assert dataset.layer.values.tolist() == ["x", "y", "z"]
+    assert set(REPLICA_KEYS) <= set(dataset.coords)
+    assert recorder.latest("a/b").tolist() == [100, 101, 102, 103, 104, 105]
+    assert recorder.curve("a/b")[1].shape == (3, 6)
+
+
+def test_what_was_not_measured_is_nan():
+    recorder = Recorder(PRODUCT[:1])
+    recorder.add("often", [1], 0)
+    recorder.add("often", [2], 1)
+    recorder.add("seldom", [3], 1)
+    np.testing.assert_array_equal(recorder.dataset().seldom.values, [[np.nan, 3]])
+
+
+def test_the_same_epoch_again_replaces():
+    recorder = Recorder(PRODUCT[:1])
+    recorder.add("x", [1], 5)
+    assert recorder.has("x", 5)
+    assert not recorder.has("x", 4)
+    assert not recorder.has("y", 5)
+    recorder.add("x", [2], 5)
+    assert [v.tolist() for v in recorder.curve("x")] == [[5], [[2.0]]]
+
+
+@pytest.mark.parametrize(
+    ("values", "dims"), [([1.0], ()), (np.ones((2, 3)), ()), (np.ones((2, 3)), ("a", "b")), (1.0, ())]
+)
+def test_shapes_that_do_not_fit_are_refused(values, dims):
+    with pytest.raises(ValueError, match="x: shape"):
+        Recorder(PRODUCT[:2]).add("x", values, 0, dims)
+
+
+def test_shapes_that_change_are_refused():
+    recorder = Recorder(PRODUCT[:2])
+    recorder.add("x", np.ones((2, 3)), 0, ["layer"])
+    with pytest.raises(ValueError, match="differ from"):
+        recorder.add("x", np.ones((2, 4)), 1, ["neuron"])
+
+
+def test_recorder_state_round_trip(tmp_path):
+    recorder = Recorder(PRODUCT)
+    recorder.add("x", np.random.default_rng(0).random(6), 0)
+    recorder.add("x", np.full(6, np.nan), 3)
+    recorder.add("z", np.ones((6, 2)), None, ["layer"], {"layer": ["p", "q"]})
+    torch.save(recorder.state_dict(), tmp_path / "state")
+    other = Recorder(PRODUCT)
+    other.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    xr.testing.assert_identical(recorder.dataset(), other.dataset())
+    other.add("x", np.ones(6), 4)
+    assert other.dataset().sizes["epoch"] == 3
+
+
+# Reading a run: .sel(init_scale=10).mean("seed") is how people do it
+
+
+def test_a_product_is_selected_by_its_axes(tmp_path):
+    write_run(tmp_path, PRODUCT)
+    accuracy = lit_grok.open_run(tmp_path).test_accuracy
+    np.testing.assert_allclose(accuracy.sel(init_scale=10).mean("seed"), [4, 4.01])
+    np.testing.assert_allclose(accuracy.sel(init_scale=10, seed=2), [5, 5.01])
+    assert accuracy.sel(init_scale=10).dims == ("seed", "epoch")
+    assert accuracy.sel(seed=1).dims == ("init_scale", "epoch")
+    np.testing.assert_allclose(accuracy.groupby("init_scale").mean().values[:, 0], [1, 4])
+    assert accuracy.sel(init_scale=10, epoch=10).mean().item() == pytest.approx(4.01)
+
+
+def test_one_replica(tmp_path):
+    write_run(tmp_path, [replica(10.0, 3)])
+    accuracy = lit_grok.open_run(str(tmp_path)).test_accuracy
+    np.testing.assert_allclose(accuracy.sel(init_scale=10).mean("seed"), [0, 0.01])
+    assert accuracy.dims == ("replica", "epoch")
+
+
+def test_weight_decays_are_selected_too(tmp_path):
+    write_run(tmp_path, [replica(10.0, s, weight_decay=d) for d in (0.0, 0.1) for s in (0, 1)])
+    accuracy = lit_grok.open_run(tmp_path).test_accuracy
+    np.testing.assert_allclose(accuracy.sel(init_scale=10, weight_decay=0.1).mean("seed"), [2.5, 2.51])
+    np.testing.assert_allclose(accuracy.sel(weight_decay=0.1, init_scale=10, seed=1), [3, 3.01])
+
+
+@pytest.mark.parametrize("stream", ["seed_init", "seed_data", "seed_order"])
+def test_fixed_seed_streams_do_not_get_in_the_way(tmp_path, stream):
+    write_run(tmp_path, [r | {stream: 7} for r in PRODUCT])
+    run = lit_grok.open_run(tmp_path)
+    assert run.test_accuracy.sel(init_scale=10).dims == ("seed", "epoch")
+    assert run[stream].values.tolist() == [7] * 6
+
+
+def test_the_directory_and_what_is_not_one(tmp_path):
+    write_run(tmp_path / "run", PRODUCT[:1])
+    assert lit_grok.open_run(tmp_path / "run").attrs["run_dir"] == str(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match=r"no results here yet \(it has no results.nc\)"):
+        lit_grok.open_run(tmp_path)
+
+
+# Several runs
+
+
+def test_runs_with_different_seeds_are_one_set_of_replicas(tmp_path):
+    for seed in (0, 1):
+        folder = tmp_path / f"run{seed}"
+        config = {"seed": seed, "trainer": {"default_root_dir": str(folder)}, "seeds": {"init": None}}
+        write_run(folder, [replica(10.0, seed)], config=config, offset=seed)
+    runs = lit_grok.open_runs(tmp_path / "run*")
+    np.testing.assert_allclose(runs.test_accuracy.sel(init_scale=10).mean("seed"), [0.5, 0.51])
+    assert runs.run_dir.values.tolist() == [str(tmp_path / "run0"), str(tmp_path / "run1")]
+
+
+def test_different_epochs_are_aligned(tmp_path):
+    write_run(tmp_path / "a", [replica(1.0)], epochs=(0, 10, 20))
+    write_run(tmp_path / "b", [replica(10.0)], epochs=(0, 5))
+    runs = lit_grok.open_runs(f"{tmp_path}/*")
+    assert runs.epoch.values.tolist() == [0, 5, 10, 20]
+    nan = np.nan
+    np.testing.assert_allclose(runs.test_accuracy.sel(init_scale=1, seed=0), [0, nan, 0.01, 0.02])
+    np.testing.assert_allclose(runs.test_accuracy.sel(init_scale=10, seed=0), [0, 0.005, nan, nan])
+
+
+def test_what_differs_between_the_configurations_is_a_coordinate(tmp_path):
+    for name, size, shuffle in (("a", 32, False), ("b", 64, False), ("c", 64, True)):
+        config = {
+            "batch_size": size,
+            "epochs": 10,
+            "datamodule": {"batch_size": size, "shuffle": shuffle},
+            "trainer": {"default_root_dir": name},
+        }
+        write_run(tmp_path / name, [replica(1.0, s) for s in (0, 1)], config=config, offset=ord(name))
+    runs = lit_grok.open_runs(tmp_path / "*")
+    chosen = runs.test_accuracy.sel({"batch_size": 64, "datamodule.shuffle": True})
+    np.testing.assert_allclose(chosen.isel(epoch=0).values, [ord("c"), ord("c") + 1])
+    assert "epochs" not in runs.coords
+    assert runs.sizes["replica"] == 6
+    last = runs.test_accuracy.sel({"batch_size": 32, "datamodule.shuffle": False, "init_scale": 1.0})
+    assert last.dims == ("seed", "epoch")
+
+
+def test_runs_of_different_tasks(tmp_path):
+    write_run(tmp_path / "a", [replica()], config={"task": "ising", "side": 8})
+    write_run(tmp_path / "b", [replica()], config={"task": "mod_add", "P": 7})
+    runs = lit_grok.open_runs(tmp_path / "*")
+    assert runs.test_accuracy.sel(task="ising").size == 2
+    assert runs.sizes["replica"] == 2
+
+
+def test_runs_without_results_are_left_out_and_none_is_an_error(tmp_path):
+    write_run(tmp_path / "a", [replica()])
+    (tmp_path / "b").mkdir()
+    assert lit_grok.open_runs(tmp_path / "*").sizes["replica"] == 1
+    with pytest.raises(FileNotFoundError, match="no run directory matches"):
+        lit_grok.open_runs(tmp_path / "c*")
+
+
+# Loading a network
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_load_network_gives_the_right_weights_bit_by_bit(tmp_path, count):
+    stack = write_run(tmp_path, PRODUCT[:count])
+    for r, ours in enumerate(PRODUCT[:count]):
+        network = lit_grok.load_network(tmp_path, init_scale=ours["init_scale"], seed=ours["seed"])
+        assert type(network) is ModularMLP
+        assert network.state_dict().keys() == stack.networks[r].state_dict().keys()
+        assert all(map(torch.equal, network.parameters(), stack.networks[r].parameters()))
+        pairs = torch.tensor([[1, 2], [6, 0]])
+        assert torch.equal(network(pairs), stack.networks[r](pairs))
+    if count == 1:
+        assert all(map(torch.equal, lit_grok.load_network(tmp_path).parameters(), stack.networks[0].parameters()))
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("seed", [100_000, 100_001]),
+        ("seed", [4294967294, 4294967295]),
+        ("seed_init", [100_000, 100_001]),
+        ("weight_decay", [0.0, 1e-9]),
+        ("weight_decay", [3e-5, 3.0001e-5]),
+        ("init_scale", [1.0, 1.000001]),
+    ],
+)
+def test_replicas_that_are_close_are_still_told_apart(tmp_path, key, values):
+    stack = write_run(tmp_path, [replica(**{key: value}) for value in values])
+    for r, value in enumerate(values):
+        network = lit_grok.load_network(tmp_path, **{key: value})
+        assert all(map(torch.equal, network.parameters(), stack.networks[r].parameters()))
+
+
+def test_a_scale_that_was_computed_is_found(tmp_path):
+    write_run(tmp_path, [replica(0.3), replica(0.1)])
+    lit_grok.load_network(tmp_path, init_scale=0.1 + 0.2)
+    lit_grok.load_network(tmp_path, init_scale=np.float32(0.1))
+
+
+def test_load_network_lists_what_there_is(tmp_path):
+    write_run(tmp_path, [replica(1.0, 0), replica(10.0, 3)])
+    for selection in ({"init_scale": 5}, {}, {"seed": 7}):
+        with pytest.raises(KeyError, match=r"init_scale=1 seed=0.*init_scale=10 seed=3"):
+            lit_grok.load_network(tmp_path, **selection)
+    with pytest.raises(KeyError, match=r"scale: replicas are told apart by init_scale, seed, weight_decay"):
+        lit_grok.load_network(tmp_path, scale=1)
+    with pytest.raises(FileNotFoundError, match="results"):
+        lit_grok.load_network(tmp_path / "nowhere", seed=0)
+
+
+def test_load_network_lists_what_tells_the_replicas_apart(tmp_path):
+    write_run(tmp_path, [replica(weight_decay=0.0), replica(weight_decay=3e-5)])
+    with pytest.raises(KeyError, match=r"weight_decay=0[,.' ].*weight_decay=3e-05"):
+        lit_grok.load_network(tmp_path, init_scale=1)
+
+
+def test_only_networks_are_built():
+    with pytest.raises(ValueError, match=r"os.getcwd: not a torch.nn.Module class"):
+        results.build_network({"_target_": "os.getcwd"})
+
+
+# Nothing half-written, nothing unpickled
+
+
+class FullDisk(OSError):
+    pass
+
+
+@pytest.mark.parametrize("file", ["results.nc", "weights.safetensors", "config.yaml", "summary.json"])
+def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch, file):
+    write_run(tmp_path, PRODUCT)
+    results.write_summary(tmp_path, [{"a": 1}])
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    recorder = Recorder(PRODUCT)
+    recorder.add("test_accuracy", range(6), 99)
+
+    def half(path):
+        Path(path).write_bytes(b"half of")
+        raise FullDisk(28, "No space left on device")
+
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", lambda self, path, **_: half(path))
+    monkeypatch.setattr("safetensors.torch.save_file", lambda tensors, path: half(path))
+    monkeypatch.setattr(Path, "write_text", lambda self, *_: half(self))
+    with pytest.raises(FullDisk):
+        if file == "results.nc":
+            write_results(tmp_path, recorder.dataset(), {})
+        elif file == "weights.safetensors":
+            monkeypatch.setattr(xr.Dataset, "to_netcdf", lambda self, path, **_: Path(path).write_bytes(before[file]))
+            write_results(tmp_path, recorder.dataset(), {"x": torch.ones(1)})
+        elif file == "config.yaml":
+            write_config(tmp_path, {"new": 1})
+        else:
+            results.write_summary(tmp_path, [{"new": 1}])
+    after = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert after.keys() == before.keys()  # nothing temporary left either
+    assert after[file] == before[file]
+
+
+def test_a_replaced_file_is_complete_before_it_is_there(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(os, "replace", lambda source, target: seen.append((Path(source).read_bytes(), Path(target))))
+    results.write_text(tmp_path / "x", "everything")
+    assert seen == [(b"everything", tmp_path / "x")]
+
+
+def test_written_files_can_be_read_by_others(tmp_path):
+    write_run(tmp_path, PRODUCT)
+    assert {oct(p.stat().st_mode & 0o777) for p in tmp_path.iterdir()} == {"0o644"}
+
+
+READER = """
+import sys
+blocked = ("lightning", "lightning_fabric", "pytorch_lightning", "hydra", "omegaconf", "wandb", "callbacks", "datamodules")
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in blocked:
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Blocker())
+import pickle
+def refuse(*args, **kwargs):
+    raise AssertionError("unpickled")
+pickle.load = pickle.loads = pickle.Unpickler = refuse
+import torch
+torch.load = refuse
+import lit_grok
+run = lit_grok.open_run(sys.argv[1])
+print(run.test_accuracy.sel(init_scale=10).mean("seed").values.tolist())
+print(lit_grok.load_network(sys.argv[1], init_scale=10, seed=1)(torch.tensor([[1, 2]])).shape)
+print(lit_grok.open_runs(sys.argv[1] + "*").sizes["replica"])
+"""
+
+
+def test_results_open_with_lit_grok_alone_and_without_pickle(tmp_path):
+    write_run(tmp_path / "run", PRODUCT)
+    # from another folder, without the checkout's own on the path: lit_grok alone is enough
+    root = Path(lit_grok.__file__).parents[1]
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "lit_grok").symlink_to(root / "lit_grok")
+    done = subprocess.run(
+        [sys.executable, "-c", READER, str(tmp_path / "run")],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "path")},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["[4.0, 4.01]", "torch.Size([1, 7])", "6"]
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("owned",)
+
+
+def test_a_pickle_in_place_of_a_file_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "run", PRODUCT)
+    for file in ("results.nc", "weights.safetensors"):
+        good = (tmp_path / "run" / file).read_bytes()
+        (tmp_path / "run" / file).write_bytes(pickle.dumps(Evil()))
+        with pytest.raises(Exception):  # noqa: B017, PT011 - whichever the library has for it
+            lit_grok.load_network("run", init_scale=1, seed=0)
+        (tmp_path / "run" / file).write_bytes(good)
+    (tmp_path / "run" / "config.yaml").write_text("network: !!python/object/apply:os.mkdir [owned]")
+    with pytest.raises(yaml.YAMLError):
+        lit_grok.load_network("run", init_scale=1, seed=0)
+    assert not (tmp_path / "owned").exists()
+
+
+# The summary
+
+FIELDS = (
+    "task, init_scale, seed, weight_decay, status, grokked, t_train, t_test, t_grok, epochs, train_loss, "
+    "train_accuracy, test_loss, test_accuracy, max_train_accuracy, max_test_accuracy, weight_norm, seconds"
+).split(", ")
+
+
+def summary(train, test, diverged=None, epochs=(0, 10, 20, 30)):
+    recorder = Recorder([replica(10.0)])
+    for epoch, a, b in zip(epochs, train, test, strict=True):
+        values = {"train_accuracy": a, "test_accuracy": b, "train_loss": 1 - a, "test_loss": 1 - b, "weight_norm": 3.0}
+        for name, value in values.items():
+            recorder.add(name, [value], epoch)
+    return summarise(
+        recorder, task="ising", chance=0.5, generalisation=0.9, diverged=[diverged], epochs=epochs[-1], seconds=1.5
+    )[0]
+
+
+def test_summary_written_out(tmp_path):
+    record = summary([0.5, 1, 1, 0.98], [0.5, 0.7, 0.8, 0.96])
+    expected = {
+        **{"task": "ising", "init_scale": 10.0, "seed": 0, "weight_decay": 0.1, "status": "grokked", "grokked": True},
+        **{"t_train": 10, "t_test": 30, "t_grok": 20, "epochs": 30, "seconds": 1.5, "weight_norm": 3.0},
+        **{"train_accuracy": 0.98, "test_accuracy": 0.96, "max_train_accuracy": 1.0, "max_test_accuracy": 0.96},
+        **{"train_loss": pytest.approx(0.02), "test_loss": pytest.approx(0.04)},
+    }
+    assert expected.keys() == set(FIELDS)
+    assert {key: record[key] for key in FIELDS} == expected
+    results.write_summary(tmp_path, [record])
+    assert json.loads((tmp_path / "summary.json").read_text()) == [record]
+
+
+@pytest.mark.parametrize(
+    ("status", "train", "test"),
+    [
+        ("steady", [0.5, 0.8, 0.96, 1], [0.5, 0.8, 0.95, 0.96]),
+        ("memorised", [0.5, 1, 1, 1], [0.5, 0.6, 0.6, 0.8]),
+        ("collapsed", [0.5, 0.9, 0.5, 0.5], [0.5, 0.8, 0.5, 0.5]),
+        ("undertrained", [0.5, 0.6, 0.7, 0.7], [0.5, 0.6, 0.6, 0.6]),
+    ],
+)
+def test_only_grokked_runs_are_called_grokked(status, train, test):
+    record = summary(train, test)
+    assert record["status"] == status
+    assert record["grokked"] is False
+
+
+def test_a_diverged_run_is_judged_by_what_was_sound():
+    nan = np.nan
+    record = summary([0.5, 0.8, 1.0, nan], [0.5, 0.6, 0.7, nan], diverged=20)
+    assert (record["status"], record["grokked"]) == ("diverged", False)
+    assert (record["t_train"], record["max_train_accuracy"], record["max_test_accuracy"]) == (10, 0.8, 0.6)
+    record = summary([nan] * 4, [nan] * 4, diverged=0)
+    assert (record["status"], record["t_train"], record["t_grok"]) == ("diverged", None, None)
+    assert record["max_train_accuracy"] is None
+
+
+def test_nan_and_infinity_become_null(tmp_path):
+    results.write_summary(tmp_path, [{"a": float("nan"), "b": float("inf"), "c": 1.5, "d": None, "e": "nan"}])
+    text = (tmp_path / "summary.json").read_text()
+    assert json.loads(text) == [{"a": None, "b": None, "c": 1.5, "d": None, "e": "nan"}]
+    assert "NaN" not in text
+    assert "Infinity" not in text
+
+
+def test_index_replicas_keeps_every_value():
+    recorder = Recorder(PRODUCT)
+    recorder.add("x", range(6), 0)
+    indexed = index_replicas(recorder.dataset())
+    for r, ours in enumerate(PRODUCT):
+        assert indexed.x.sel(init_scale=ours["init_scale"], seed=ours["seed"]).item() == r
