@@ -16,7 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from callbacks import EvaluationCallback
+from callbacks import AnalysisCallback, EvaluationCallback
 from datamodules.base import ReplicaDataModule
 from lit_grok import cli, loggers
 from lit_grok.modules import LitClassifier
@@ -51,6 +51,8 @@ def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDat
     module.refuse_mixing(config["trainer"]["gradient_clip_val"], config["trainer"]["gradient_clip_algorithm"])
     callbacks = instantiate({"callbacks": config["callbacks"]}, _convert_="all")["callbacks"]
     for name, callback in callbacks.items():
+        if isinstance(callback, AnalysisCallback):
+            callback.check(module.stack.networks[0])
         if not isinstance(callback, Callback):
             raise ValueError(f"callbacks.{name}={callback}: not a Lightning callback; give callbacks.{name}._target_")
     if not any(isinstance(callback, EvaluationCallback) for callback in callbacks.values()):
@@ -82,9 +84,15 @@ def train(config: dict) -> int:
     try:
         checkpoint = f"{run_dir}/{CHECKPOINT}" if resume else None
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        if not module.ended:  # resumed after the last epoch: Lightning skips the loop, and the end that is yet to come
+            module.to(trainer.strategy.root_device)
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                callback.on_train_end(trainer, module)
         write_results(run_dir, module.recorder.dataset(), module.final_weights())
         if module.interrupted:
-            cli.log.info("stopped after %d epochs; go on with: python train.py resume=%s", trainer.current_epoch, run_dir)
+            cli.log.info(
+                "stopped after %d epochs; go on with: python train.py resume=%s", trainer.current_epoch, run_dir
+            )
             exit_code = INTERRUPTED
         else:
             records = module.summary(config["task"], trainer.current_epoch, time.monotonic() - start)

@@ -25,7 +25,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class AnalysisError(ValueError):
-    """A callback returned something that is not a measurement."""
+    """A callback cannot measure this network, or returned something that is not a measurement."""
 
 
 class AnalysisCallback(L.Callback):
@@ -73,7 +73,7 @@ class AnalysisCallback(L.Callback):
 
         Args:
             network: A plain network in evaluation mode, a copy.
-            batch: Inputs (N, …) and targets (N,).
+            batch: Inputs (N, …) and targets (N,), a copy.
 
         Returns:
             Name to a number, or to an ``xarray.DataArray`` whose dimensions are named.
@@ -122,21 +122,24 @@ class AnalysisCallback(L.Callback):
         """
         return self._each(self.measure_final, module, batch)
 
-    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+    def check(self, network: nn.Module) -> None:
         """Say what the network lacks before the training starts.
 
         Raises:
-            TypeError: Where the network does not offer one of `requires`.
+            AnalysisError: Where the network does not offer one of `requires`.
         """
-        network = pl_module.stack.networks[0]
         for protocol in self.requires:
             if not isinstance(network, protocol):
                 methods = ", ".join(name for name in vars(protocol) if not name.startswith("_"))
-                raise TypeError(
+                raise AnalysisError(
                     f"{type(self).__name__} needs a network with the method {methods} (lit_grok.networks."
                     f"{protocol.__name__}), which {type(network).__name__} does not have: add it, or leave the "
                     "callback out"
                 )
+
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Check the network."""
+        self.check(pl_module.stack.networks[0])
 
     def is_due(self, epoch: int) -> bool:
         """Whether the cadence asks for a measurement after this many epochs."""
@@ -212,7 +215,7 @@ class AnalysisCallback(L.Callback):
         measured: dict[int, dict[str, xr.DataArray]] = {}
         for r, network in enumerate(module.stack.networks):
             if module.diverged[r] is None:
-                values = measure(copy.deepcopy(network).eval(), (batch[0][r], batch[1][r]))
+                values = measure(copy.deepcopy(network).eval(), (batch[0][r].clone(), batch[1][r].clone()))
                 measured[r] = {name: _array(name, value) for name, value in values.items()}
         return _join(measured, len(module.replicas))
 

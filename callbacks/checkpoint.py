@@ -33,14 +33,14 @@ class CheckpointCallback(Checkpoint):
         self._previous: dict[int, Any] = {}
         self._at_epoch_end = False
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Take over the two signals; Python delivers them to the main thread only."""
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take over the two signals, after Lightning has, which would end the process on a SIGTERM in its own way."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._on_signal)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give them back."""
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give them back, before Lightning does."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
@@ -63,6 +63,7 @@ class CheckpointCallback(Checkpoint):
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Save what there is when an analysis fails: its epoch is complete as far as the training goes."""
+        self.on_train_end(trainer, pl_module)
         if self._at_epoch_end:
             self._save(trainer, pl_module)
 

@@ -192,8 +192,9 @@ class FIMTrajectoryCallback(AnalysisCallback):
             prefix, fisher = PREFIX[variant], final[variant]
             stiff = self._stiff(fisher)
             if not stiff.any():
-                log.warning(
-                    "%s: no parameter of the trained network is stiff (F ≥ %g): see stiff_quantile",
+                log.info(
+                    "%s: no parameter of the trained network is stiff (F ≥ %g), so its stiff steps are NaN; "
+                    "stiff_quantile takes the largest F there are",
                     prefix,
                     self.stiff_threshold,
                 )

@@ -47,8 +47,8 @@ class ReplicaDataModule(L.LightningDataModule, ABC):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
-        if not 0 <= label_noise <= 1:
-            raise ValueError(f"label_noise={label_noise}: must lie between 0 and 1")
+        if not isinstance(label_noise, int | float) or not 0 <= label_noise <= 1:
+            raise ValueError(f"label_noise={label_noise}: must be a number between 0 and 1")
         self.batch_size, self.shuffle, self.label_noise = batch_size, shuffle, label_noise
         self.data_seeds, self.order_seeds = list(data_seeds), list(order_seeds)
         self._splits: dict[str, tuple[Tensor, Tensor]] = {}

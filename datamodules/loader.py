@@ -49,10 +49,12 @@ class ReplicaLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # A generator, so that the epoch is asked for at the first batch: when a run is resumed, Lightning makes the
+        # iterator before it has counted the epoch that the checkpoint was saved after.
         if self._shuffle and self._epoch() != self._arranged:
             self._arranged = self._epoch()
             self._batches = self._arrange(self._arranged)
-        return iter(self._batches)
+        yield from self._batches
 
     def _arrange(self, epoch: int) -> list[tuple[Tensor, Tensor]]:
         size = self._targets.shape[1]

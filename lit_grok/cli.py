@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -91,7 +92,9 @@ def usage_errors() -> Iterator[None]:
     except ValueError as error:
         if not str(error).startswith("Config group override must be"):
             raise
-        exit_with(f"{str(error)[0].lower()}{str(error)[1:]}: task, optimizer, callbacks, logger and trainer take a name")
+        exit_with(
+            f"{str(error)[0].lower()}{str(error)[1:]}: task, optimizer, callbacks, logger and trainer take a name"
+        )
     except (HydraException, OmegaConfBaseException) as error:
         unknown = re.search(r"Could not override '([^']+)'", str(error))
         exit_with(_no_such_key(unknown.group(1)) if unknown else str(error).splitlines()[0])
@@ -105,7 +108,11 @@ def _innermost(error: BaseException) -> BaseException:
 
 def _no_such_key(key: str) -> str:
     """Say which keys there are beside the one that is not, and which of them was meant."""
-    groups = [a for a in sys.argv[1:] if a.split("=")[0] in ("task", "optimizer", "callbacks", "logger", "trainer")]
+    groups = [
+        a
+        for a in sys.argv[1:]
+        if "=" in a and a.split("=")[0] in ("task", "optimizer", "callbacks", "logger", "trainer")
+    ]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = compose("train", overrides=groups)
@@ -215,11 +222,19 @@ def resolve(config: DictConfig) -> dict[str, Any]:
                 f"{override}: a resumed run keeps its configuration; only {', '.join(RESUMABLE)} may be given"
             )
         saved[key] = given
+    done = _epochs_done(Path(config.resume) / CHECKPOINT)
+    if isinstance(saved["epochs"], int) and saved["epochs"] < done:
+        raise UsageError(f"epochs={saved['epochs']}: that run has made {done} epochs already; give as many or more")
     saved["trainer"] |= {"max_epochs": saved["epochs"], "accelerator": saved["accelerator"]}
     if "checkpoint" in saved["callbacks"]:
         saved["callbacks"]["checkpoint"]["every"] = saved["checkpoint_every"]
     saved["trainer"]["default_root_dir"] = saved["run_dir"] = str(config.resume)
     return saved
+
+
+def _epochs_done(checkpoint: Path) -> int:
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
 
 
 def _claim(run_dir: str) -> Path:

@@ -1,5 +1,6 @@
 import logging
 import runpy
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,9 +62,12 @@ def command(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_SILENT", "true")
     log = logging.getLogger("lit_grok")
     before = log.level, log.propagate, log.handlers
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield Command(tmp_path, monkeypatch, capfd)
     for handler in log.handlers:
         handler.close()
     log.level, log.propagate, log.handlers = before
+    for number, handler in handlers.items():  # a training that failed does not give them back
+        signal.signal(number, handler)
     torch.set_flush_denormal(False)
     torch.set_num_threads(1)

@@ -15,7 +15,7 @@ class Vandal(AnalysisCallback):
     """Ruins the network and the data that it was given, and uses up random numbers."""
 
     def measure(self, network, batch):
-        noise = torch.rand(()).item() + np.random.rand()
+        noise = torch.rand(()).item() + np.random.rand()  # noqa: NPY002
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.mul_(0).add_(noise)

@@ -118,8 +118,15 @@ def test_every_callback_that_is_exported_is_in_a_configuration():
 def test_ising_is_the_papers():
     config = composed("task=ising")
     expected = {
-        **{"side": 16, "epochs": 100_000, "weight_decay": 0.1, "learning_rate": 1e-4, "batch_size": 300},
-        **{"log_every": 100, "loss": "cross_entropy", "init_scale": 1.0, "seed": 0},
+        "side": 16,
+        "epochs": 100_000,
+        "weight_decay": 0.1,
+        "learning_rate": 1e-4,
+        "batch_size": 300,
+        "log_every": 100,
+        "loss": "cross_entropy",
+        "init_scale": 1.0,
+        "seed": 0,
     }
     assert {key: config[key] for key in expected} == expected
     data = config["datamodule"]
@@ -132,8 +139,13 @@ def test_ising_is_the_papers():
 def test_modular_addition_is_the_papers():
     config = composed("task=mod_add")
     expected = {
-        **{"P": 113, "epochs": 1000, "weight_decay": 3e-5, "learning_rate": 5e-3, "batch_size": 64},
-        **{"log_every": 1, "loss": "cross_entropy"},
+        "P": 113,
+        "epochs": 1000,
+        "weight_decay": 3e-5,
+        "learning_rate": 5e-3,
+        "batch_size": 64,
+        "log_every": 1,
+        "loss": "cross_entropy",
     }
     assert {key: config[key] for key in expected} == expected
     data = config["datamodule"]

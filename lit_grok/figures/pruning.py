@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import xarray as xr
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from lit_grok.figures import TEST
 from lit_grok.figures.development import COLOURS, development, legend, line
@@ -34,7 +34,11 @@ def pruning_curves(replica: xr.Dataset, paths: Mapping[str, str], title: str = "
             top.axvline(1 - kept, color="0.4", linestyle=":", label=f"{100 * kept:.0f} % kept:\n95 % of accuracy")
     top.set(ylabel="test accuracy", ylim=(0, 1.02), xlim=(0, 1))
     bottom.set(ylabel="test loss", xlabel="fraction pruned", yscale="log")
-    bottom.yaxis.set_minor_formatter(NullFormatter())  # within one decade they would overlap
+    low, high = bottom.get_ylim()
+    # Powers of ten alone would leave a narrow range without a number, and every digit would overlap.
+    bottom.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    bottom.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    bottom.yaxis.set_minor_formatter(NullFormatter())
     legend(top)
     figure.suptitle(title)
     return figure

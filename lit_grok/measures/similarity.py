@@ -44,7 +44,7 @@ def pairwise_linear_cka(x: Tensor) -> Tensor:
 
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-        >>> pairwise_linear_cka(torch.stack([x, 3 * x.flip(-1)]))
+        >>> pairwise_linear_cka(torch.stack([x, 3 * x.flip(-1)])).round(decimals=6)
         tensor([[1., 1.],
                 [1., 1.]], dtype=torch.float64)
     """

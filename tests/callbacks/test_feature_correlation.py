@@ -83,7 +83,7 @@ def test_a_sample_has_at_least_one_example():
 
 def test_a_network_without_observables_is_refused_before_the_training(command):
     mine = "+callbacks.mine._target_=callbacks.FeatureCorrelationCallback"
-    with pytest.raises(TypeError) as error:
+    with pytest.raises(ValueError) as error:
         command(*command.MOD_ADD, "run_dir=run", mine)
     assert str(error.value) == (
         "FeatureCorrelationCallback needs a network with the method observables (lit_grok.networks.HasObservables), "

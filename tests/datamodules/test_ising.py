@@ -91,7 +91,7 @@ def test_another_sampler_seed_gives_other_snapshots(tmp_path):
 def test_all_snapshots_may_be_used_but_no_more(tmp_path):
     module = data(tmp_path, train_size=40, test_size=40)
     assert module.split("test")[0].shape[1] == 40
-    with pytest.raises(ValueError, match="train_size=40, test_size=42: .*at most 80"):
+    with pytest.raises(ValueError, match=r"train_size=40, test_size=42: .*at most 80"):
         IsingDataModule(**{**SMALL, "train_size": 40, "test_size": 42})
 
 
@@ -123,8 +123,16 @@ def test_sampled_once_and_reused(tmp_path, counted):
 
 @pytest.mark.parametrize(
     "change",
-    [{"side": 4}, {"steps": 100}, {"t_min": 1.5}, {"t_max": 3.0}, {"t_min": 1.0000001}, {"temperatures": 12}]
-    + [{"snapshots": 9}, {"sample_seed": 1}],
+    [
+        {"side": 4},
+        {"steps": 100},
+        {"t_min": 1.5},
+        {"t_max": 3.0},
+        {"t_min": 1.0000001},
+        {"temperatures": 12},
+        {"snapshots": 9},
+        {"sample_seed": 1},
+    ],
     ids=str,
 )
 def test_whatever_matters_is_in_the_name(tmp_path, counted, change):
@@ -301,7 +309,7 @@ def test_the_set_sizes_are_checked_against_the_file(tmp_path):
     (tmp_path / "file").write_bytes(pickle.dumps(authors()[0]))
     with pytest.raises(ValueError, match="their sum is at most 40"):
         data(tmp_path, source=str(tmp_path / "file"), train_size=22, test_size=20)
-    with pytest.raises(ValueError, match="side=16: the snapshots of .* have side 8"):
+    with pytest.raises(ValueError, match=r"side=16: the snapshots of .* have side 8"):
         data(tmp_path, source=str(tmp_path / "file"), side=16, train_size=10, test_size=10)
 
 

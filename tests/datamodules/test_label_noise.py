@@ -61,7 +61,7 @@ def test_command_line(command):
     assert noisy.train_loss.isel(epoch=0) != clean.train_loss.isel(epoch=0)
 
 
-@pytest.mark.parametrize("noise", [-0.1, 1.1])
+@pytest.mark.parametrize("noise", [-0.1, 1.1, "some"])
 def test_bad_values(command, noise):
     result = command("task=mod_add", f"label_noise={noise}", "logger=none")
-    assert (result.code, result.err) == (2, f"error: label_noise={noise}: must lie between 0 and 1\n")
+    assert (result.code, result.err) == (2, f"error: label_noise={noise}: must be a number between 0 and 1\n")

@@ -95,8 +95,8 @@ def test_layout_changes_memory_and_nothing_else():
 
 def test_global_random_state_is_left_alone():
     torch.manual_seed(0)
-    np.random.seed(0)
-    state = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    np.random.seed(0)  # noqa: NPY002
+    state = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
     list(loader(shuffle=True, epoch=lambda: 3))
     assert torch.equal(torch.get_rng_state(), state[0])
-    assert np.random.get_state()[1].tolist() == state[1]
+    assert np.random.get_state()[1].tolist() == state[1]  # noqa: NPY002

@@ -130,7 +130,7 @@ def test_a_damaged_ids_file_does_not_stop_the_training(tmp_path, started):
 
 
 def test_unknown_mode(tmp_path):
-    with pytest.raises(ValueError, match="logger.mode=cloud: unknown; allowed: offline, online"):
+    with pytest.raises(ValueError, match=r"logger.mode=cloud: unknown; allowed: offline, online"):
         start(tmp_path, mode="cloud")
 
 

@@ -1,4 +1,5 @@
 import copy
+import itertools
 import math
 
 import pytest
@@ -46,7 +47,7 @@ def test_ising_parameters_of_other_sides(side):
 @pytest.mark.parametrize(("P", "hidden"), [(2, [1]), (7, [5]), (11, [6, 4]), (13, [3, 8, 5])])
 def test_mlp_parameters_of_other_widths(P, hidden):
     widths = [2 * P, *hidden, P]
-    expected = sum((i + 1) * o for i, o in zip(widths[:-1], widths[1:], strict=True))
+    expected = sum((i + 1) * o for i, o in itertools.pairwise(widths))
     network = ModularMLP(P, hidden)
     assert size(network) == expected
     assert network(torch.tensor([[0, P - 1]])).shape == (1, P)

@@ -252,7 +252,7 @@ def test_different_networks_are_refused():
 
 def test_buffers_are_refused_with_a_reason_unless_alone():
     networks = [nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)) for _ in range(2)]
-    with pytest.raises(ValueError, match="batch normalisation.*one replica at a time"):
+    with pytest.raises(ValueError, match=r"batch normalisation.*one replica at a time"):
         ReplicaStack(networks)
     assert ReplicaStack(networks[:1])(torch.randn(1, 5, 2)).shape == (1, 5, 3)
 

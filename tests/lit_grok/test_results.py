@@ -290,7 +290,7 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch, file
     monkeypatch.setattr(xr.Dataset, "to_netcdf", lambda self, path, **_: half(path))
     monkeypatch.setattr("safetensors.torch.save_file", lambda tensors, path: half(path))
     monkeypatch.setattr(Path, "write_text", lambda self, *_: half(self))
-    with pytest.raises(FullDisk):
+    with pytest.raises(FullDisk):  # noqa: PT012
         if file == "results.nc":
             write_results(tmp_path, recorder.dataset(), {})
         elif file == "weights.safetensors":
@@ -319,7 +319,7 @@ def test_written_files_can_be_read_by_others(tmp_path):
 
 READER = """
 import sys
-blocked = ("lightning", "lightning_fabric", "pytorch_lightning", "hydra", "omegaconf", "wandb", "callbacks", "datamodules")
+blocked = "lightning lightning_fabric pytorch_lightning hydra omegaconf wandb callbacks datamodules".split()
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in blocked:
@@ -379,10 +379,26 @@ def test_a_pickle_in_place_of_a_file_is_not_run(tmp_path, monkeypatch):
 
 # The summary
 
-FIELDS = (
-    "task, init_scale, seed, weight_decay, status, grokked, t_train, t_test, t_grok, epochs, train_loss, "
-    "train_accuracy, test_loss, test_accuracy, max_train_accuracy, max_test_accuracy, weight_norm, seconds"
-).split(", ")
+FIELDS = [
+    "task",
+    "init_scale",
+    "seed",
+    "weight_decay",
+    "status",
+    "grokked",
+    "t_train",
+    "t_test",
+    "t_grok",
+    "epochs",
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "max_train_accuracy",
+    "max_test_accuracy",
+    "weight_norm",
+    "seconds",
+]
 
 
 def summary(train, test, diverged=None, epochs=(0, 10, 20, 30)):
@@ -399,10 +415,24 @@ def summary(train, test, diverged=None, epochs=(0, 10, 20, 30)):
 def test_summary_written_out(tmp_path):
     record = summary([0.5, 1, 1, 0.98], [0.5, 0.7, 0.8, 0.96])
     expected = {
-        **{"task": "ising", "init_scale": 10.0, "seed": 0, "weight_decay": 0.1, "status": "grokked", "grokked": True},
-        **{"t_train": 10, "t_test": 30, "t_grok": 20, "epochs": 30, "seconds": 1.5, "weight_norm": 3.0},
-        **{"train_accuracy": 0.98, "test_accuracy": 0.96, "max_train_accuracy": 1.0, "max_test_accuracy": 0.96},
-        **{"train_loss": pytest.approx(0.02), "test_loss": pytest.approx(0.04)},
+        "task": "ising",
+        "init_scale": 10.0,
+        "seed": 0,
+        "weight_decay": 0.1,
+        "status": "grokked",
+        "grokked": True,
+        "t_train": 10,
+        "t_test": 30,
+        "t_grok": 20,
+        "epochs": 30,
+        "seconds": 1.5,
+        "weight_norm": 3.0,
+        "train_accuracy": 0.98,
+        "test_accuracy": 0.96,
+        "max_train_accuracy": 1.0,
+        "max_test_accuracy": 0.96,
+        "train_loss": pytest.approx(0.02),
+        "test_loss": pytest.approx(0.04),
     }
     assert expected.keys() == set(FIELDS)
     assert {key: record[key] for key in FIELDS} == expected
