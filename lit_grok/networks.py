@@ -5,6 +5,7 @@ named pre-activations, Fourier weights, and observables of its inputs.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Protocol, cast, runtime_checkable
 
@@ -182,6 +183,19 @@ class ModularMLP(nn.Module):
             x = F.relu(layer(x))
         return self.output(x)
 
+    def forward_stack(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Logits (R, B, P) of R sets of parameters, on token pairs (R, B, 2) or dense two-hots (R, B, 2P)."""
+        if inputs.is_floating_point():
+            x = _linear(inputs, parameters, "hidden.0")
+        else:
+            columns = parameters["hidden.0.weight"].mT
+            rows = inputs + _first_rows(len(columns), self.P, inputs.device)
+            a, b = F.embedding(rows.permute(2, 0, 1), columns.flatten(0, 1)).unbind()
+            x = a + b + parameters["hidden.0.bias"].unsqueeze(1)
+        for i in range(1, len(self.hidden)):
+            x = _linear(F.relu(x), parameters, f"hidden.{i}")
+        return _linear(F.relu(x), parameters, "output")
+
     def relu_layers(self) -> list[nn.Linear]:
         """The linear layers, first to last, with a ReLU between them; the first is fed by the two-hot of pairs."""
         return [cast(nn.Linear, layer) for layer in (*self.hidden, self.output)]
@@ -204,10 +218,19 @@ class ModularMLP(nn.Module):
         return a + b + layer.bias
 
 
+@lru_cache(maxsize=16)
+def _first_rows(replicas: int, P: int, device: torch.device) -> Tensor:
+    """Where the rows of a = 0 and of b = 0 are in R tables of 2P rows, one below the other: shape (R, 1, 2)."""
+    return torch.arange(0, 2 * P * replicas, P, device=device).view(replicas, 1, 2)
+
+
 def _linear(inputs: Tensor, parameters: Mapping[str, Tensor], layer: str) -> Tensor:
-    """One linear layer of R networks: inputs (R, B, n), weight (R, m, n), bias (R, m) → (R, B, m)."""
+    """One linear layer of R networks: inputs (R, B, n), weight (R, m, n), bias (R, m) → (R, B, m).
+
+    Not ``baddbmm``, which rounds differently for one replica and for several.
+    """
     bias = parameters[f"{layer}.bias"].unsqueeze(1)
-    return torch.baddbmm(bias, inputs, parameters[f"{layer}.weight"].mT)
+    return torch.bmm(inputs, parameters[f"{layer}.weight"].mT) + bias
 
 
 def scale_parameters(network: nn.Module, init_scale: float) -> nn.Module:

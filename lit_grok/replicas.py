@@ -17,8 +17,8 @@ class ReplicaStack(nn.Module):
     whose parameters share the stack's memory, so it is always up to date and needs no copy to be looked at.
     With R = 1 the network's own parameters are the ones trained; they have no leading dimension.
 
-    Networks that offer ``forward_stack`` run all replicas through it; any other runs under ``torch.func.vmap``,
-    and directly with R = 1.
+    Networks that offer ``forward_stack`` run through it, whatever R is, so that one replica alone is rounded like
+    one among many; any other runs under ``torch.func.vmap``, and directly with R = 1.
 
     Args:
         networks: R ≥ 1 networks with parameters of equal names and shapes; taken over, not copied.
