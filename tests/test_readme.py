@@ -1,0 +1,89 @@
+"""Every command and every example of the README, run in a fresh folder."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for language, block in BLOCKS if language == "bash" for line in block.splitlines()]
+TRAINING = [line for line in COMMANDS if line.startswith("python train.py")]
+EXAMPLE_RUN = "2026-01-31_12-00-00"
+
+# The smallest settings, for whatever a command does not set itself.
+TINY = {
+    "ising": {
+        "side": 8,
+        "epochs": 2,
+        "log_every": 1,
+        "datamodule.snapshots": 4,
+        "datamodule.steps": 200,
+        "datamodule.train_size": 20,
+        "datamodule.test_size": 40,
+    },
+    "mod_add": {"P": 11, "epochs": 2, "network.hidden": "[8]", "callbacks.fim_trajectory.inputs": 20},
+}
+
+
+def overrides(line):
+    """What a README line passes to train.py, with everything it leaves open made tiny."""
+    given = [word.replace("logger.mode=online", "logger.mode=offline") for word in shlex.split(line)[2:]]
+    keys = {word.partition("=")[0] for word in given}
+    task = next((word.partition("=")[2] for word in given if word.startswith("task=")), "ising")
+    return given + [f"{key}={value}" for key, value in TINY[task].items() if key not in keys]
+
+
+@pytest.fixture
+def my_lab(tmp_path, monkeypatch):
+    """The README's own callback, in a module outside the project."""
+    source = next(block for language, block in BLOCKS if language == "python" and "AnalysisCallback" in block)
+    (tmp_path / "my_lab.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("my_lab", None)
+
+
+@pytest.mark.parametrize("line", [line for line in TRAINING if "resume=" not in line])
+def test_training_commands(command, my_lab, line):
+    assert command(*overrides(line)).code == 0
+
+
+@pytest.mark.parametrize("line", [line for line in TRAINING if "resume=" in line])
+def test_resume_command(command, line):
+    resume = next(word for word in shlex.split(line) if word.startswith("resume="))
+    task = resume.split("/")[1]
+    first = overrides(f"python train.py task={task} run_dir={resume.partition('=')[2]} logger=none")
+    assert command(*first).code == 0
+    assert command(resume, "epochs=3").code == 0
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make")])
+def test_make_commands_are_targets(line):
+    recipe = subprocess.run([*shlex.split(line), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert recipe.stdout.strip()
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("wandb")])
+def test_wandb_commands_exist(line):
+    wandb = Path(sys.executable).with_name("wandb")
+    subprocess.run([wandb, shlex.split(line)[1], "--help"], capture_output=True, check=True)
+
+
+def test_all_commands_are_covered():
+    assert {line.split()[0] for line in COMMANDS if line} == {"make", "python", "wandb"}
+    assert TRAINING
+
+
+def test_notebook_examples(command, my_lab, monkeypatch):
+    run = f"runs/ising/{EXAMPLE_RUN}"
+    line = f"python train.py task=ising run_dir={run} init_scale=[1,10] seed=[0,1] callbacks=base logger=none"
+    assert command(*overrides(line)).code == 0
+    monkeypatch.chdir(command.folder)
+    for language, block in BLOCKS:
+        if language == "python":
+            exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
