@@ -90,7 +90,7 @@ def custom(folder, name, body):
 
 
 def test_a_callback_from_outside_the_project(train):
-    mine = custom(train.folder, "my_lab", 'return {"lab/norm": weights.norm(network), "biases": 2}')
+    mine = custom(train.folder, "outside_lab", 'return {"lab/norm": weights.norm(network), "biases": 2}')
     run = open_run(train("mod_add", "callbacks=base", mine, "+callbacks.mine.every=2"))
     assert run.lab_norm.dropna("epoch").epoch.values.tolist() == [0, 2, 4]
     np.testing.assert_allclose(run.lab_norm.isel(epoch=-1), run.weight_norm.isel(epoch=-1), rtol=1e-6)
