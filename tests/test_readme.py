@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import matplotlib.figure
+import matplotlib.pyplot as plt
 import pytest
 from PIL import Image
 
@@ -92,3 +93,4 @@ def test_notebook_examples(command, my_lab, monkeypatch):
     for language, block in BLOCKS:
         if language == "python":
             exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+    plt.close("all")
