@@ -70,7 +70,7 @@ def wandb_loggers(
                 group=run_dir.name,
                 name=f"{config['task']} {label}",
                 config={**config, **replica},
-                dir=str(run_dir),
+                dir=str(run_dir.resolve()),  # W&B's own process may have started in another folder
                 mode=mode,
                 project=project,
                 entity=entity,
