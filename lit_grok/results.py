@@ -116,12 +116,18 @@ class Recorder:
             raise ValueError(f"{name}: {', '.join(sorted(reserved))}: taken; choose another name")
         for dim, size in zip(dims, array.shape[1:], strict=True):
             self._check_dim(name, dim, size, (coordinates or {}).get(dim))
+        series = self._series.get(name)
+        if series is not None:
+            self._check_series(name, series, array, epoch, dims)
+            series.append(epoch, array)
+        else:
+            self._series[name] = _Series(dims, [epoch], array[np.newaxis])
         for dim, labels in (coordinates or {}).items():
             self._coordinates.setdefault(dim, np.asarray(labels).tolist())
-        series = self._series.get(name)
-        if series is None:
-            self._series[name] = _Series(dims, [epoch], array[np.newaxis])
-            return
+
+    @staticmethod
+    def _check_series(name: str, series: _Series, array: np.ndarray, epoch: int | None, dims: Sequence[str]) -> None:
+        """One variable is always measured alike."""
         if (epoch is None) != (series.epochs == [None]):
             raise ValueError(f"{name}: measured both on a cadence and once, without an epoch: choose another name")
         if series.values.shape[1:] != array.shape or series.dims != list(dims):
@@ -129,7 +135,6 @@ class Recorder:
                 f"{name}: shape {array.shape[1:]} and dimensions {tuple(dims)} differ from the "
                 f"{series.values.shape[2:]} and {tuple(series.dims)} recorded before"
             )
-        series.append(epoch, array)
 
     def _check_dim(self, name: str, dim: str, size: int, labels: Sequence | None) -> None:
         """One dimension has one size and one set of labels in the whole dataset."""

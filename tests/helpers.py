@@ -75,3 +75,26 @@ class Poison(L.Callback):
         if trainer.current_epoch == self.epoch:
             for values in pl_module.stack.stacked().values():
                 values[self.replica] = torch.nan
+
+
+#: What every record of a summary.json has, at least.
+SUMMARY_FIELDS = [
+    "task",
+    "init_scale",
+    "seed",
+    "weight_decay",
+    "status",
+    "grokked",
+    "t_train",
+    "t_test",
+    "t_grok",
+    "epochs",
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "max_train_accuracy",
+    "max_test_accuracy",
+    "weight_norm",
+    "seconds",
+]

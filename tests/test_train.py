@@ -14,28 +14,9 @@ import yaml
 from lightning.pytorch.loggers import WandbLogger
 
 import lit_grok
+from tests.helpers import SUMMARY_FIELDS
 
 ROOT = Path(__file__).parents[1]
-FIELDS = [
-    "task",
-    "init_scale",
-    "seed",
-    "weight_decay",
-    "status",
-    "grokked",
-    "t_train",
-    "t_test",
-    "t_grok",
-    "epochs",
-    "train_loss",
-    "train_accuracy",
-    "test_loss",
-    "test_accuracy",
-    "max_train_accuracy",
-    "max_test_accuracy",
-    "weight_norm",
-    "seconds",
-]
 
 
 def summary(run):
@@ -206,7 +187,7 @@ def test_what_a_run_leaves(command):
     run = command.ising("init_scale=[1,10]", "seed=0:2", "weight_decay=[0.1,0.2]")
     records = summary(run)
     assert len(records) == 8
-    assert all(set(FIELDS) <= record.keys() for record in records)
+    assert all(set(SUMMARY_FIELDS) <= record.keys() for record in records)
     assert [(r["init_scale"], r["weight_decay"], r["seed"]) for r in records] == [
         (i, w, s) for i in (1.0, 10.0) for w in (0.1, 0.2) for s in (0, 1)
     ]

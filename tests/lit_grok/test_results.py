@@ -16,6 +16,7 @@ from lit_grok import results
 from lit_grok.networks import ModularMLP
 from lit_grok.replicas import ReplicaStack
 from lit_grok.results import REPLICA_KEYS, Recorder, index_replicas, summarise, write_config, write_results
+from tests.helpers import SUMMARY_FIELDS
 
 SPECIFICATION = {"_target_": "lit_grok.networks.ModularMLP", "P": 7, "hidden": [5]}
 
@@ -379,27 +380,6 @@ def test_a_pickle_in_place_of_a_file_is_not_run(tmp_path, monkeypatch):
 
 # The summary
 
-FIELDS = [
-    "task",
-    "init_scale",
-    "seed",
-    "weight_decay",
-    "status",
-    "grokked",
-    "t_train",
-    "t_test",
-    "t_grok",
-    "epochs",
-    "train_loss",
-    "train_accuracy",
-    "test_loss",
-    "test_accuracy",
-    "max_train_accuracy",
-    "max_test_accuracy",
-    "weight_norm",
-    "seconds",
-]
-
 
 def summary(train, test, diverged=None, epochs=(0, 10, 20, 30)):
     recorder = Recorder([replica(10.0)])
@@ -434,8 +414,8 @@ def test_summary_written_out(tmp_path):
         "train_loss": pytest.approx(0.02),
         "test_loss": pytest.approx(0.04),
     }
-    assert expected.keys() == set(FIELDS)
-    assert {key: record[key] for key in FIELDS} == expected
+    assert expected.keys() == set(SUMMARY_FIELDS)
+    assert {key: record[key] for key in SUMMARY_FIELDS} == expected
     results.write_summary(tmp_path, [record])
     assert json.loads((tmp_path / "summary.json").read_text()) == [record]
 
