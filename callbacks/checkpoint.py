@@ -31,7 +31,6 @@ class CheckpointCallback(Checkpoint):
         self.every = every
         self._signal: int | None = None
         self._previous: dict[int, Any] = {}
-        self._at_epoch_end = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take over the two signals, after Lightning has, which would end the process on a SIGTERM in its own way."""
@@ -45,14 +44,6 @@ class CheckpointCallback(Checkpoint):
             signal.signal(number, handler)
         self._previous = {}
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on the state is in the middle of an epoch."""
-        self._at_epoch_end = False
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """After the last batch the weights are those of the epoch's end, whatever an analysis does next."""
-        self._at_epoch_end = bool(trainer.is_last_batch)
-
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Save where it is due, at the last epoch, and on a signal."""
         epoch = trainer.current_epoch + 1
@@ -64,7 +55,8 @@ class CheckpointCallback(Checkpoint):
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Save what there is when an analysis fails: its epoch is complete as far as the training goes."""
         self.on_train_end(trainer, pl_module)
-        if self._at_epoch_end:
+        steps = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        if 0 < steps == trainer.num_training_batches:
             self._save(trainer, pl_module)
 
     def _save(self, trainer: L.Trainer, module: Any) -> None:

@@ -72,17 +72,20 @@ class LitClassifier(L.LightningModule):
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean loss of every replica, shape (R,), for logits (R, B, classes) and targets (R, B)."""
-        flat, labels = logits.flatten(0, 1), targets.flatten()
-        if self.loss == "cross_entropy":
-            each = F.cross_entropy(flat, labels, reduction="none")
-        else:
-            each = (flat - F.one_hot(labels, self.classes)).square().mean(1)
-        return each.view(targets.shape).mean(1)
+        return self._loss(logits, targets, "none").view(targets.shape).mean(1)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch, summed over replicas."""
         inputs, targets = batch
-        return self.losses(self.stack(inputs), targets).sum()
+        return self._loss(self.stack(inputs), targets, "sum") / targets.shape[1]
+
+    def _loss(self, logits: Tensor, targets: Tensor, reduction: Literal["none", "sum"]) -> Tensor:
+        """Loss of each of the R·B inputs, or their sum."""
+        flat, labels = logits.flatten(0, 1), targets.flatten()
+        if self.loss == "cross_entropy":
+            return F.cross_entropy(flat, labels, reduction=reduction)
+        each = (flat - F.one_hot(labels, self.classes)).square().mean(1)
+        return each if reduction == "none" else each.sum()
 
     @torch.no_grad()
     def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ named pre-activations, Fourier weights, and observables of its inputs.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import Protocol, cast, runtime_checkable
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from lit_grok.convolution import conv_relu_pool
 from lit_grok.measures import ising
+from lit_grok.perceptron import relu_mlp
 
 
 @runtime_checkable
@@ -104,8 +104,8 @@ class IsingCNN(nn.Module):
         x = (inputs.unsqueeze(2) if inputs.ndim == 4 else inputs).to(parameters["fc1.weight"].dtype)
         for layer in ("conv1", "conv2"):
             x = conv_relu_pool(x, parameters[f"{layer}.weight"], parameters[f"{layer}.bias"])
-        x = F.relu(_linear(x.flatten(2), parameters, "fc1"))
-        return _linear(x, parameters, "fc2")
+        weights, biases = ([parameters[f"{layer}.{kind}"] for layer in ("fc1", "fc2")] for kind in ("weight", "bias"))
+        return relu_mlp(x.flatten(2), weights, biases)
 
     @staticmethod
     def observables(inputs: Tensor) -> dict[str, Tensor]:
@@ -185,16 +185,9 @@ class ModularMLP(nn.Module):
 
     def forward_stack(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Logits (R, B, P) of R sets of parameters, on token pairs (R, B, 2) or dense two-hots (R, B, 2P)."""
-        if inputs.is_floating_point():
-            x = _linear(inputs, parameters, "hidden.0")
-        else:
-            columns = parameters["hidden.0.weight"].mT
-            rows = inputs + _first_rows(len(columns), self.P, inputs.device)
-            a, b = F.embedding(rows.permute(2, 0, 1), columns.flatten(0, 1)).unbind()
-            x = a + b + parameters["hidden.0.bias"].unsqueeze(1)
-        for i in range(1, len(self.hidden)):
-            x = _linear(F.relu(x), parameters, f"hidden.{i}")
-        return _linear(F.relu(x), parameters, "output")
+        layers = [*(f"hidden.{i}" for i in range(len(self.hidden))), "output"]
+        weights, biases = ([parameters[f"{layer}.{kind}"] for layer in layers] for kind in ("weight", "bias"))
+        return relu_mlp(inputs, weights, biases)
 
     def relu_layers(self) -> list[nn.Linear]:
         """The linear layers, first to last, with a ReLU between them; the first is fed by the two-hot of pairs."""
@@ -216,21 +209,6 @@ class ModularMLP(nn.Module):
         rows = torch.stack((inputs[..., 0], inputs[..., 1] + self.P), -2)
         a, b = F.embedding(rows, layer.weight.t()).unbind(-3)  # one look-up, so one dense gradient
         return a + b + layer.bias
-
-
-@lru_cache(maxsize=16)
-def _first_rows(replicas: int, P: int, device: torch.device) -> Tensor:
-    """Where the rows of a = 0 and of b = 0 are in R tables of 2P rows, one below the other: shape (R, 1, 2)."""
-    return torch.arange(0, 2 * P * replicas, P, device=device).view(replicas, 1, 2)
-
-
-def _linear(inputs: Tensor, parameters: Mapping[str, Tensor], layer: str) -> Tensor:
-    """One linear layer of R networks: inputs (R, B, n), weight (R, m, n), bias (R, m) → (R, B, m).
-
-    Not ``baddbmm``, which rounds differently for one replica and for several.
-    """
-    bias = parameters[f"{layer}.bias"].unsqueeze(1)
-    return torch.bmm(inputs, parameters[f"{layer}.weight"].mT) + bias
 
 
 def scale_parameters(network: nn.Module, init_scale: float) -> nn.Module:

@@ -1,6 +1,7 @@
-"""Adam, AdamW and SGD for replica stacks: one weight decay per replica, tensors passed in memory order."""
+"""Adam, AdamW and SGD for replica stacks: one weight decay per replica, and little around the fused kernels."""
 
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -39,14 +40,78 @@ class _MemoryOrder(torch.optim.Optimizer):
 
     def _init_group(self, group, *tensor_lists):
         flag = super()._init_group(group, *tensor_lists)  # type: ignore[misc]
-        for tensors in tensor_lists:
-            for i, tensor in enumerate(tensors):
-                if tensor.ndim > 1 and not tensor.is_contiguous():
-                    tensors[i] = tensor.mT
+        _put_in_memory_order(*tensor_lists)
         return flag
 
 
-class Adam(_MemoryOrder, _Replicated, torch.optim.Adam):
+def _put_in_memory_order(*tensor_lists: list[Tensor]) -> None:
+    for tensors in tensor_lists:
+        for i, tensor in enumerate(tensors):
+            if tensor.ndim > 1 and not tensor.is_contiguous():
+                tensors[i] = tensor.mT
+
+
+class _Direct(torch.optim.Optimizer):
+    """The fused kernel of Adam or AdamW, called directly in the ordinary case.
+
+    Before its kernel PyTorch sorts tensors and options that here are the same in every step: 40 µs, half as long as
+    the kernel itself takes for the 174 193 parameters of modular addition.
+    """
+
+    _kernel: Callable[..., None]
+    _decays: Tensor | None
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update; returns what the closure, if there is one, returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._decays is None and all(self._is_ordinary(group) for group in self.param_groups):
+            for group in self.param_groups:
+                self._update(group)
+        else:
+            inspect.unwrap(super().step)(self)  # without PyTorch's wrapper, which is around this step already
+        return loss
+
+    def _is_ordinary(self, group: dict[str, Any]) -> bool:
+        parameters = group["params"]
+        return (
+            all(p in self.state and p.grad is not None for p in parameters)  # from the second step on
+            and parameters[0].is_cpu
+            and not group["amsgrad"]
+            and not isinstance(group["lr"], Tensor)
+        )
+
+    def _update(self, group: dict[str, Any]) -> None:
+        states = [self.state[p] for p in group["params"]]
+        steps = [state["step"] for state in states]
+        tensors: list[list[Tensor]] = [
+            [p.detach() for p in group["params"]],
+            [p.grad for p in group["params"]],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+        ]
+        _put_in_memory_order(*tensors)
+        torch._foreach_add_(steps, 1)
+        type(self)._kernel(
+            *tensors,
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=group["maximize"],
+            grad_scale=None,
+            found_inf=None,
+        )
+
+
+class Adam(_Direct, _MemoryOrder, _Replicated, torch.optim.Adam):
     """``torch.optim.Adam`` (Kingma and Ba 2015) with *coupled* L2 weight decay, as the paper used.
 
     g ← g + λ θ before the moments are taken, with one λ per replica where ``weight_decay`` is a list.
@@ -65,8 +130,10 @@ class Adam(_MemoryOrder, _Replicated, torch.optim.Adam):
         [1.0, 0.9]
     """
 
+    _kernel = staticmethod(torch._fused_adam_)
 
-class AdamW(_MemoryOrder, _Replicated, torch.optim.AdamW):
+
+class AdamW(_Direct, _MemoryOrder, _Replicated, torch.optim.AdamW):
     """``torch.optim.AdamW`` (Loshchilov and Hutter 2019): *decoupled* decay, θ ← (1 − lr λ) θ.
 
     Args:
@@ -76,6 +143,7 @@ class AdamW(_MemoryOrder, _Replicated, torch.optim.AdamW):
     """
 
     decoupled = True
+    _kernel = staticmethod(torch._fused_adamw_)
 
 
 class SGD(_Replicated, torch.optim.SGD):

@@ -108,7 +108,7 @@ def test_only_the_stacked_parameters_are_trained(replicas):
     count = sum(p.numel() for p in stack.networks[0].parameters())
     assert sum(p.numel() for p in stack.parameters()) == replicas * count
     shapes = [tuple(p.shape) for p in stack.networks[0].parameters()]
-    assert [tuple(p.shape) for p in stack.parameters()] == [s if replicas == 1 else (replicas, *s) for s in shapes]
+    assert [tuple(p.shape) for p in stack.parameters()] == [(replicas, *s) for s in shapes]
     assert [tuple(v.shape) for v in stack.stacked().values()] == [(replicas, *s) for s in shapes]
 
 
