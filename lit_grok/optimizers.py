@@ -19,6 +19,15 @@ class _Replicated(torch.optim.Optimizer):
         shared = float(decays[0]) if self._decays is None else 0.0
         super().__init__(params, weight_decay=shared, fused=True, **options)  # type: ignore[call-arg]
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients; PyTorch's own way there takes 18 µs of every step."""
+        if not set_to_none:
+            super().zero_grad(set_to_none=False)
+            return
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
     def _init_group(self, group, params, grads, *state):
         sparse = super()._init_group(group, params, grads, *state)  # type: ignore[misc]
         if self._decays is not None:
@@ -78,7 +87,8 @@ class _Direct(torch.optim.Optimizer):
     def _is_ordinary(self, group: dict[str, Any]) -> bool:
         parameters = group["params"]
         return (
-            all(p in self.state and p.grad is not None for p in parameters)  # from the second step on
+            len(self.state) == sum(len(each["params"]) for each in self.param_groups)  # from the second step on
+            and all(p.grad is not None for p in parameters)
             and parameters[0].is_cpu
             and not group["amsgrad"]
             and not isinstance(group["lr"], Tensor)
@@ -88,7 +98,7 @@ class _Direct(torch.optim.Optimizer):
         states = [self.state[p] for p in group["params"]]
         steps = [state["step"] for state in states]
         tensors: list[list[Tensor]] = [
-            [p.detach() for p in group["params"]],
+            list(group["params"]),
             [p.grad for p in group["params"]],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],

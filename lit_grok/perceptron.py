@@ -58,8 +58,8 @@ def relu_mlp(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
                  [23.]]])
     """
     parameters = (*weights, *biases)
-    fits = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in parameters)
-    if fits and inputs.device.type == "cpu" and inputs.dtype in (torch.float32, torch.int64):
+    fits = all(t.is_cpu and t.dtype is torch.float32 for t in parameters)
+    if fits and inputs.is_cpu and inputs.dtype in (torch.float32, torch.int64):
         return _ReLUPerceptron.apply(inputs, *parameters)
     first = _look_up if _are_pairs(inputs) else _affine
     x = first(inputs, weights[0], biases[0])
@@ -91,7 +91,7 @@ class _ReLUPerceptron(torch.autograd.Function):
         weights, biases = parameters[:layers], parameters[layers:]
         if _are_pairs(inputs):
             x = torch.empty(*inputs.shape[:2], weights[0].shape[1])
-            if not _look_up_relu(*_arrays(inputs, weights[0].mT, biases[0], x)):
+            if not _look_up_relu(*_arrays(inputs, weights[0].mT, biases[0].detach(), x)):
                 raise IndexError(f"pairs of residues: allowed are 0 to {weights[0].shape[2] // 2 - 1}")
         else:
             x = _product(inputs, weights[0], biases[0]).relu_()
@@ -143,7 +143,7 @@ def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+    return [tensor.contiguous().numpy() for tensor in tensors]
 
 
 @compiled

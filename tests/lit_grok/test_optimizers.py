@@ -123,3 +123,64 @@ def test_zero_learning_rate_stands_still():
         before = copy.deepcopy(tensors)
         step(ours(tensors, weight_decay=[0.0, 0.1, 0.2], **(options | {"lr": 0.0})), tensors, 0)
         assert all(map(torch.equal, tensors, before)), kind
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_the_kernel_is_called_directly_in_the_ordinary_case_alone(kind, monkeypatch):
+    ours, theirs, options = KINDS[kind]
+    direct, update = [], ours._update
+    monkeypatch.setattr(ours, "_update", lambda self, group: direct.append(group) or update(self, group))
+    cases = {"plain": {}, "amsgrad": {"amsgrad": True}, "maximize": {"maximize": True}, "two groups": {}}
+    for case, extra in cases.items():
+        direct.clear()
+        mine, other = parameters(), parameters()
+        groups = [[{"params": ts[:1], "lr": 0.001}, {"params": ts[1:]}] for ts in (mine, other)]
+        grouped = case == "two groups"
+        first = ours(groups[0] if grouped else mine, weight_decay=0.1, **options, **extra)
+        second = theirs(groups[1] if grouped else other, weight_decay=0.1, fused=False, **options, **extra)
+        for i in range(10):
+            step(first, mine, i)
+            step(second, other, i)
+        assert len(direct) == {"plain": 9, "amsgrad": 0, "maximize": 9, "two groups": 18}[case], case
+        for a, b in zip(mine, other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("decays", [0.1, [0.0, 0.1, 0.2]])
+def test_a_step_returns_its_loss_and_calls_its_hooks_once(decays):
+    tensors, calls = parameters(), []
+    optimizer = optimizers.Adam(tensors, lr=0.1, weight_decay=decays)
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # PyTorch wraps the step of a class at its first use
+
+    def closure():
+        optimizer.zero_grad()
+        loss = sum(p.square().sum() for p in tensors)
+        loss.backward()
+        calls.append("loss")
+        return loss
+
+    losses = [optimizer.step(closure).item() for _ in range(3)]
+    assert losses[0] > losses[1] > losses[2]
+    assert calls == ["before", "loss", "after"] * 3
+
+
+def test_a_frozen_parameter_stays_in_later_steps_too():
+    tensors = parameters()
+    optimizer = optimizers.Adam(tensors, lr=0.1, weight_decay=0.1)
+    step(optimizer, tensors, 0)
+    frozen = tensors[1].detach().clone()
+    optimizer.zero_grad()
+    (tensors[0].sum() + tensors[2].sum()).backward()
+    optimizer.step()
+    assert torch.equal(tensors[1], frozen)
+
+
+def test_gradients_are_forgotten_or_set_to_zero():
+    tensors = parameters()
+    optimizer = optimizers.Adam(tensors, lr=0.1)
+    for keep in (False, True):
+        sum(p.sum() for p in tensors).backward()
+        optimizer.zero_grad(set_to_none=not keep)
+        assert all((p.grad == 0).all() if keep else p.grad is None for p in tensors)

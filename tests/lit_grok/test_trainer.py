@@ -11,7 +11,7 @@ from lit_grok.loggers import NoProfiler
 from lit_grok.modules import LitModularMLP
 from lit_grok.networks import ModularMLP
 from lit_grok.replicas import ReplicaStack
-from lit_grok.trainer import Trainer, watched
+from lit_grok.trainer import Trainer, bare_step, watched
 
 
 class Watches(L.Callback):
@@ -188,6 +188,37 @@ def test_whatever_touches_a_step_takes_lightnings_way(options):
     )
     trainer.fit(lit, datamodule=data)
     assert watched(trainer) is expected
+
+
+@pytest.mark.parametrize("attach", ["register_step_pre_hook", "register_step_post_hook"])
+def test_a_hook_of_the_optimiser_is_called_in_every_step(attach):
+    calls = []
+
+    class Attaches(L.Callback):
+        def on_train_start(self, trainer, pl_module):
+            getattr(trainer.optimizers[0], attach)(lambda *_: calls.append(1))
+
+    fit(Attaches())
+    assert len(calls) == 20
+
+
+@pytest.mark.parametrize("kind", [optimizers.Adam, optimizers.SGD, torch.optim.SGD, torch.optim.Adam])
+def test_the_bare_step_is_the_step(kind):
+    ends = []
+    for bare in (False, True):
+        weights = torch.nn.Parameter(torch.linspace(-1, 1, 5))
+        optimizer = kind([weights], lr=0.1)
+
+        def closure(weights=weights, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = weights.cos().sum()
+            loss.backward()
+            return loss
+
+        losses = [(bare_step(optimizer) if bare else optimizer.step)(closure).item() for _ in range(3)]
+        ends.append((losses, weights.tolist()))
+    assert bare_step(optimizer) != optimizer.step
+    assert ends[0] == ends[1]
 
 
 def test_an_optimiser_that_calls_its_closure_more_than_once():
