@@ -11,7 +11,7 @@ from lit_grok.loggers import NoProfiler
 from lit_grok.modules import LitModularMLP
 from lit_grok.networks import ModularMLP
 from lit_grok.replicas import ReplicaStack
-from lit_grok.trainer import Trainer, bare_step, watched
+from lit_grok.trainer import EpochLoop, Trainer, bare_step, watched
 
 
 class Watches(L.Callback):
@@ -96,6 +96,14 @@ def test_both_ways_end_in_the_same_state(replicas, shuffle, optimizer, options, 
     for part in ("state_dict", "optimizer_states", "loops", "global_step", "epoch"):
         assert same(ends[0][part], ends[1][part]), part
     assert steps[0][1] == {"max_steps": 7, "limit_train_batches": 12}.get(next(iter(options), ""), 20)
+
+
+@pytest.mark.parametrize("task", ["mod_add", "ising"])
+def test_the_default_callbacks_and_loggers_watch_no_step(task, command, monkeypatch):
+    monkeypatch.setattr(EpochLoop, "advance", None)  # Lightning's step
+    getattr(command, task)(f"callbacks={task}", "logger=csv", "epochs=2")
+    with pytest.raises(TypeError, match="not callable"):  # what would have happened
+        getattr(command, task)("epochs=2", "run_dir=other", "trainer.gradient_clip_val=1.0")
 
 
 def test_a_run_goes_on_where_it_stopped_either_way(tmp_path):
