@@ -104,8 +104,9 @@ class _ReLUPerceptron(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        layers = len(ctx.saved_tensors) // 2
-        activations, weights = ctx.saved_tensors[:layers], ctx.saved_tensors[layers:]
+        saved = ctx.saved_tensors
+        layers = len(saved) // 2
+        activations, weights = saved[:layers], saved[layers:]
         pairs = _are_pairs(activations[0])
         grad_weights, grad_biases = [], []
         for i in reversed(range(1, layers)):
@@ -116,7 +117,8 @@ class _ReLUPerceptron(torch.autograd.Function):
                 grad = torch.ops.aten.threshold_backward(grad, activations[i], 0)
         grad_inputs = None
         if pairs:
-            grad_rows, grad_bias = torch.empty_like(weights[0].mT), torch.empty_like(grad[:, 0])
+            R, m, columns = weights[0].shape
+            grad_rows, grad_bias = torch.empty(R, columns, m), torch.empty(R, m)
             _scatter(*_arrays(grad, *activations[:2], grad_rows, grad_bias))
             grad_weights.append(grad_rows.mT)
             grad_biases.append(grad_bias)

@@ -106,8 +106,9 @@ def test_a_replica_is_computed_as_if_it_were_alone(widths, kind):
 
 @pytest.mark.parametrize("stride", ["expanded", "sliced"])
 @pytest.mark.parametrize("widths", [SMALL, ALL], ids=str)
-def test_tensors_of_any_stride(stride, widths):
-    inputs, (weights, biases) = inputs_of("dense", widths, 3), parameters(widths, 3)
+@pytest.mark.parametrize("kind", ["pairs", "dense"])
+def test_tensors_of_any_stride(stride, widths, kind):
+    inputs, (weights, biases) = inputs_of(kind, widths, 3), parameters(widths, 3)
     if stride == "expanded":
         weights = [w.detach()[:1].expand(3, -1, -1).requires_grad_() for w in weights]
         biases = [b.detach()[:1, :1].expand_as(b).requires_grad_() for b in biases]
@@ -120,6 +121,15 @@ def test_tensors_of_any_stride(stride, widths):
     copies = [[p.detach().clone().requires_grad_() for p in group] for group in (weights, biases)]
     for mine, theirs in zip(found, outputs_and_gradients(oracle, inputs, *copies), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_a_first_weight_in_the_ordinary_memory_order(replicas):
+    pairs, (weights, biases) = inputs_of("pairs", SMALL, replicas), parameters(SMALL, replicas)
+    weights[0] = weights[0].detach().contiguous().requires_grad_()
+    found = outputs_and_gradients(relu_mlp, pairs, weights, biases)
+    for mine, theirs in zip(found, outputs_and_gradients(oracle, pairs, weights, biases), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_a_dead_neuron_passes_no_gradient_and_a_nan_is_kept():
