@@ -65,7 +65,6 @@ def share_of_analyses(task: str, epoch_ms: float) -> dict[str, float]:
     Mean time of a measurement in a short run, times how often the default cadence asks for one; and the time of the
     end, with the figures, as it is.
     """
-    spent: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as run_dir:
         config = configure(task, run_dir, "logger=none")
         module, datamodule, trainer = train.build(config, cli.replicas(config))
@@ -76,31 +75,29 @@ def share_of_analyses(task: str, epoch_ms: float) -> dict[str, float]:
             for name, callback in zip(names, trainer.callbacks, strict=False)
             if isinstance(callback, AnalysisCallback) and not isinstance(callback, EvaluationCallback)
         }
-        for name, callback in analyses.items():
-            callback._measure = timed(callback._measure, spent.setdefault(name, []))
-        ends = {name: timed(callback.on_train_end, []) for name, callback in analyses.items()}
-        for name, callback in analyses.items():
-            callback.on_train_end = ends[name]
+        for callback in analyses.values():
+            callback._measure, callback.on_train_end = timed(callback._measure), timed(callback.on_train_end)
         trainer.fit(module, datamodule=datamodule)
     with initialize_config_dir(str(cli.CONFIG_DIR), version_base="1.3"):
         epochs = compose("train", [f"task={task}"]).epochs
     shares = {}
     for name, callback in analyses.items():
         count = sum(callback.is_due(epoch) for epoch in range(epochs + 1))
-        calls = spent[name][1:] or spent[name]  # the first one compiles
-        shares[name] = (count * sum(calls) / len(calls) + sum(ends[name].seconds)) * 1000 / (epochs * epoch_ms)
+        calls = callback._measure.seconds[1:] or callback._measure.seconds  # the first one compiles
+        spent = count * sum(calls) / len(calls) + sum(callback.on_train_end.seconds)
+        shares[name] = spent * 1000 / (epochs * epoch_ms)
     return shares
 
 
-def timed(function: Callable, seconds: list[float]) -> Callable:
-    """The same function, which notes how long each call takes."""
+def timed(function: Callable) -> Callable:
+    """The same function, which notes in its attribute ``seconds`` how long each call takes."""
 
     def call(*arguments):
         start = time.perf_counter()
         function(*arguments)
-        seconds.append(time.perf_counter() - start)
+        call.seconds.append(time.perf_counter() - start)
 
-    call.seconds = seconds
+    call.seconds = []
     return call
 
 

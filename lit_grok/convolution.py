@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lit_grok.compiled import compiled
+from lit_grok.compiled import arrays, compiled
 
 _LANES = 16  # samples are padded with zeros to a multiple of this, so that vector loops have no remainder
 _DEAD = np.int8(4)  # stands where the position 0 … 3 of a window's maximum would, if relu blocks its gradient
@@ -87,7 +87,7 @@ class _ConvReluPool(torch.autograd.Function):
         images = _samples_last(inputs[:1] if shared else inputs).contiguous()
         output = torch.empty(R, weight.shape[1], H // 2, W // 2, B)
         argmax = torch.empty_like(output, dtype=torch.int8)
-        _forward(*_arrays(images, weight, bias, output, argmax))
+        _forward(*arrays(images, weight, bias, output, argmax))
         ctx.save_for_backward(images, weight, argmax)
         return output.movedim(-1, 1)
 
@@ -100,16 +100,12 @@ class _ConvReluPool(torch.autograd.Function):
         grad_weight = torch.zeros(weight.shape)
         grad_bias = torch.zeros(R, filters)
         grads = (grad_inputs, grad_weight, grad_bias)
-        _backward(*_arrays(_samples_last(grad_output), images, weight, argmax, *grads))
+        _backward(*arrays(_samples_last(grad_output), images, weight, argmax, *grads))
         return grad_inputs.movedim(-1, 1) if len(grad_inputs) else None, grad_weight, grad_bias
 
 
 def _samples_last(tensor: Tensor) -> Tensor:
     return tensor.movedim(1, -1)
-
-
-def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
 
 # The loops over the samples n are the ones that the compiler vectorises. The 3×3 and 2×2 loops inside have

@@ -104,8 +104,7 @@ class IsingCNN(nn.Module):
         x = (inputs.unsqueeze(2) if inputs.ndim == 4 else inputs).to(parameters["fc1.weight"].dtype)
         for layer in ("conv1", "conv2"):
             x = conv_relu_pool(x, parameters[f"{layer}.weight"], parameters[f"{layer}.bias"])
-        weights, biases = ([parameters[f"{layer}.{kind}"] for layer in ("fc1", "fc2")] for kind in ("weight", "bias"))
-        return relu_mlp(x.flatten(2), weights, biases)
+        return _perceptron(x.flatten(2), parameters, ["fc1", "fc2"])
 
     @staticmethod
     def observables(inputs: Tensor) -> dict[str, Tensor]:
@@ -185,9 +184,7 @@ class ModularMLP(nn.Module):
 
     def forward_stack(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Logits (R, B, P) of R sets of parameters, on token pairs (R, B, 2) or dense two-hots (R, B, 2P)."""
-        layers = [*(f"hidden.{i}" for i in range(len(self.hidden))), "output"]
-        weights, biases = ([parameters[f"{layer}.{kind}"] for layer in layers] for kind in ("weight", "bias"))
-        return relu_mlp(inputs, weights, biases)
+        return _perceptron(inputs, parameters, [*(f"hidden.{i}" for i in range(len(self.hidden))), "output"])
 
     def relu_layers(self) -> list[nn.Linear]:
         """The linear layers, first to last, with a ReLU between them; the first is fed by the two-hot of pairs."""
@@ -209,6 +206,12 @@ class ModularMLP(nn.Module):
         rows = torch.stack((inputs[..., 0], inputs[..., 1] + self.P), -2)
         a, b = F.embedding(rows, layer.weight.t()).unbind(-3)  # one look-up, so one dense gradient
         return a + b + layer.bias
+
+
+def _perceptron(inputs: Tensor, parameters: Mapping[str, Tensor], layers: Sequence[str]) -> Tensor:
+    """The linear layers of these names, first to last, with a ReLU between them."""
+    weights, biases = ([parameters[f"{layer}.{kind}"] for layer in layers] for kind in ("weight", "bias"))
+    return relu_mlp(inputs, weights, biases)
 
 
 def scale_parameters(network: nn.Module, init_scale: float) -> nn.Module:

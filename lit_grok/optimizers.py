@@ -77,21 +77,20 @@ class _Direct(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._decays is None and all(self._is_ordinary(group) for group in self.param_groups):
+        if self._is_ordinary():
             for group in self.param_groups:
                 self._update(group)
         else:
             inspect.unwrap(super().step)(self)  # without PyTorch's wrapper, which is around this step already
         return loss
 
-    def _is_ordinary(self, group: dict[str, Any]) -> bool:
-        parameters = group["params"]
+    def _is_ordinary(self) -> bool:
+        parameters = [p for group in self.param_groups for p in group["params"]]
         return (
-            len(self.state) == sum(len(each["params"]) for each in self.param_groups)  # from the second step on
-            and all(p.grad is not None for p in parameters)
-            and parameters[0].is_cpu
-            and not group["amsgrad"]
-            and not isinstance(group["lr"], Tensor)
+            self._decays is None
+            and len(self.state) == len(parameters)  # from the second step on
+            and all(p.is_cpu and p.grad is not None for p in parameters)
+            and not any(group["amsgrad"] or isinstance(group["lr"], Tensor) for group in self.param_groups)
         )
 
     def _update(self, group: dict[str, Any]) -> None:

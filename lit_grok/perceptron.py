@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lit_grok.compiled import compiled
+from lit_grok.compiled import arrays, compiled
 
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 _LARGE = 2**21  # multiplications from which oneDNN's start of some 12 µs is won back
@@ -91,7 +91,7 @@ class _ReLUPerceptron(torch.autograd.Function):
         weights, biases = parameters[:layers], parameters[layers:]
         if _are_pairs(inputs):
             x = torch.empty(*inputs.shape[:2], weights[0].shape[1])
-            if not _look_up_relu(*_arrays(inputs, weights[0].mT, biases[0].detach(), x)):
+            if not _look_up_relu(*arrays(inputs, weights[0].mT, biases[0], x)):
                 raise IndexError(f"pairs of residues: allowed are 0 to {weights[0].shape[2] // 2 - 1}")
         else:
             x = _product(inputs, weights[0], biases[0]).relu_()
@@ -119,7 +119,7 @@ class _ReLUPerceptron(torch.autograd.Function):
         if pairs:
             R, m, columns = weights[0].shape
             grad_rows, grad_bias = torch.empty(R, columns, m), torch.empty(R, m)
-            _scatter(*_arrays(grad, *activations[:2], grad_rows, grad_bias))
+            _scatter(*arrays(grad, *activations[:2], grad_rows, grad_bias))
             grad_weights.append(grad_rows.mT)
             grad_biases.append(grad_bias)
         else:
@@ -142,10 +142,6 @@ def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
         for left, right, shift in zip(a.unbind(), b.unbind(), biases, strict=True)
     ]
     return products[0].unsqueeze(0) if R == 1 else torch.stack(products)
-
-
-def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    return [tensor.contiguous().numpy() for tensor in tensors]
 
 
 @compiled

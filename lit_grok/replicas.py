@@ -48,28 +48,17 @@ class ReplicaStack(nn.Module):
         if any(other != shapes[0] for other in shapes):
             raise ValueError("the networks of a replica stack must have the same parameter names and shapes")
         self._direct = len(networks) == 1 and not self._has_stacked_forward
-        if self._direct:
-            self.template = networks[0]
-            self._slots = _slots(self.template)
-            return
-        if any(True for _ in networks[0].buffers()):
-            raise ValueError(
-                "networks with buffers (batch normalisation, for one) cannot be stacked: train one replica at a time"
-            )
-        self.template = copy.deepcopy(networks[0])
-        for name, _ in networks[0].named_parameters():
-            owner, _, leaf = name.rpartition(".")
-            parts = [network.get_parameter(name).data for network in networks]
-            setattr(self.template.get_submodule(owner), leaf, nn.Parameter(_stack(parts)))
+        self.template = networks[0] if self._direct else _stacked_template(networks)
         self._slots = _slots(self.template)
-        self._tie()
+        if not self._direct:
+            self._tie()
 
     def __len__(self) -> int:
         return len(self.networks)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Outputs (R, B, …) of every replica on its own inputs (R, B, …)."""
-        parameters = {name: cast(Tensor, owner._parameters[leaf]) for name, owner, leaf in self._slots}
+        parameters = self._named()
         if self._has_stacked_forward:
             return cast(HasStackedForward, self.template).forward_stack(parameters, inputs)
         if self._direct:
@@ -78,8 +67,11 @@ class ReplicaStack(nn.Module):
 
     def stacked(self) -> dict[str, Tensor]:
         """Parameter name to the values of all replicas, shape (R, …), sharing the stack's memory."""
-        named = self.template.named_parameters()
+        named = self._named().items()
         return {name: p.detach().unsqueeze(0) if self._direct else p.detach() for name, p in named}
+
+    def _named(self) -> dict[str, Tensor]:
+        return {name: cast(Tensor, owner._parameters[leaf]) for name, owner, leaf in self._slots}
 
     def _run(self, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
         return functional_call(self.networks[0], parameters, (inputs,))
@@ -101,6 +93,18 @@ class ReplicaStack(nn.Module):
                 network._apply(fn)  # moves what is not a parameter of the stack, such as device-bound state
             self._tie()
         return self
+
+
+def _stacked_template(networks: Sequence[nn.Module]) -> nn.Module:
+    """A network whose parameters are those of all networks, stacked."""
+    if any(True for _ in networks[0].buffers()):
+        raise ValueError(
+            "networks with buffers (batch normalisation, for one) cannot be stacked: train one replica at a time"
+        )
+    template = copy.deepcopy(networks[0])
+    for name, owner, leaf in _slots(template):
+        setattr(owner, leaf, nn.Parameter(_stack([network.get_parameter(name).data for network in networks])))
+    return template
 
 
 def _slots(network: nn.Module) -> list[tuple[str, nn.Module, str]]:

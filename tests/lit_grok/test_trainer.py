@@ -48,18 +48,10 @@ def build(replicas=2, optimizer=optimizers.Adam, module=LitModularMLP, shuffle=F
     return lit, ModularAdditionDataModule(P=7, batch_size=8, data_seeds=seeds, order_seeds=seeds, shuffle=shuffle)
 
 
-def trainer_of(*callbacks, max_epochs=4, **options):
+def trainer_of(*callbacks, **options):
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return Trainer(
-        max_epochs=max_epochs,
-        accelerator="cpu",
-        callbacks=list(callbacks),
-        enable_checkpointing=False,
-        limit_val_batches=0,
-        profiler=NoProfiler(),
-        **quiet,
-        **options,
-    )
+    defaults = {"max_epochs": 4, "limit_val_batches": 0, "profiler": NoProfiler(), "enable_checkpointing": False}
+    return Trainer(accelerator="cpu", callbacks=list(callbacks), **quiet | defaults | options)
 
 
 def fit(*callbacks, replicas=2, checkpoint=None, shuffle=False, optimizer=optimizers.Adam, **options):
@@ -184,16 +176,7 @@ def test_whatever_touches_a_step_takes_lightnings_way(options):
     kind = options.pop("data", None)
     data = kind(P=7, batch_size=8, data_seeds=[0, 1], order_seeds=[0, 1]) if kind else data
     expected = bool(options) or type(lit) is not LitModularMLP or kind is not None
-    options = {"profiler": NoProfiler(), "limit_val_batches": 0, **options}
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        **options,
-    )
+    trainer = trainer_of(max_epochs=1, **options)
     trainer.fit(lit, datamodule=data)
     assert watched(trainer) is expected
 
