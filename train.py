@@ -27,27 +27,30 @@ from lit_grok.results import CHECKPOINT, build_network, write_config, write_resu
 INTERRUPTED = 130
 
 
-def build_stack(network: dict, replicas: list[dict]) -> ReplicaStack:
+def build_stack(network: dict, replicas: list[dict], threads: int = 1) -> ReplicaStack:
     """One network per replica, each drawn from its own init seed and multiplied by its own init_scale."""
     networks = []
     for replica in replicas:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(replica["seed_init"])
             networks.append(scale_parameters(build_network(network), replica["init_scale"]))
-    return ReplicaStack(networks)
+    return ReplicaStack(networks, threads)
 
 
 def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDataModule, Trainer]:
     """What the resolved configuration names, checked and ready to train."""
+    threads = cli.threads(config["threads"])
     seeds = {f"{name}_seeds": [replica[f"seed_{name}"] for replica in replicas] for name in ("data", "order")}
     datamodule = instantiate(config["datamodule"], **seeds)
     module = instantiate(
         config["module"],
-        stack=build_stack(config["network"], replicas),
+        stack=build_stack(config["network"], replicas, threads),
         replicas=replicas,
         optimizer=instantiate(config["optimizer"]),
         _convert_="all",
     )
+    # Compiled steps spread replicas over the cores; where there are none, PyTorch spreads its operations.
+    torch.set_num_threads(1 if module.compiled else threads)
     module.refuse_mixing(config["trainer"]["gradient_clip_val"], config["trainer"]["gradient_clip_algorithm"])
     callbacks = instantiate({"callbacks": config["callbacks"]}, _convert_="all")["callbacks"]
     for name, callback in callbacks.items():
@@ -69,7 +72,6 @@ def train(config: dict) -> int:
     with cli.bad_input(run_dir):
         cli.check_values(config)
         replicas = cli.replicas(config)
-        torch.set_num_threads(config["threads"])
         torch.set_flush_denormal(True)  # collapsing networks are full of denormal numbers, which are very slow
         module, datamodule, trainer = build(config, replicas)
     resume, config["resume"] = config["resume"], None

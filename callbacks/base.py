@@ -1,6 +1,5 @@
 """The base of every analysis: when it runs, on which data, for which replica, and where the numbers go."""
 
-import copy
 import logging
 import math
 import numbers
@@ -53,6 +52,9 @@ class AnalysisCallback(L.Callback):
     #: Protocols of `lit_grok.networks` that the network must offer; checked before the training starts.
     requires: tuple[type, ...] = ()
 
+    #: Whether replicas may be measured in threads: `measure` draws no random numbers and keeps nothing on the side.
+    threaded: bool = False
+
     def __init__(
         self,
         every: int | None = None,
@@ -102,8 +104,8 @@ class AnalysisCallback(L.Callback):
     def measure_replicas(self, module: LitClassifier, batch: Batch) -> Mapping[str, Any]:
         """Measure all replicas; by default one after the other with `measure`.
 
-        Override this where all replicas can be measured at once. A replica whose loss is not finite any more is
-        left out: its values are NaN.
+        Override this where all replicas can be measured at once. What is returned for a replica that has diverged
+        becomes NaN.
 
         Args:
             module: The LightningModule; not to be modified.
@@ -192,10 +194,12 @@ class AnalysisCallback(L.Callback):
 
     def _record(self, trainer: L.Trainer, module: Any, epoch: int, measure: Callable, once: bool) -> None:
         batch = trainer.datamodule.split(self.split)  # type: ignore[attr-defined]
+        module.mark_diverged(epoch)
+        lost = [r for r, diverged in enumerate(module.diverged) if diverged is not None]
         try:
             with isolate_rng():
                 values = measure(module, batch)
-            arrays = {name: _array(name, value) for name, value in values.items()}
+            arrays = {name: _without(lost, _array(name, value)) for name, value in values.items()}
             for name, array in arrays.items():
                 dims = [str(dim) for dim in array.dims[1:]]
                 labels = {dim: array[dim].values for dim in dims if dim in array.coords}
@@ -212,12 +216,13 @@ class AnalysisCallback(L.Callback):
 
     def _each(self, measure: Callable, module: LitClassifier, batch: Batch) -> dict[str, xr.DataArray]:
         """Measure one replica after the other, leaving out those that diverged."""
-        measured: dict[int, dict[str, xr.DataArray]] = {}
-        for r, network in enumerate(module.stack.networks):
-            if module.diverged[r] is None:
-                values = measure(copy.deepcopy(network).eval(), (batch[0][r].clone(), batch[1][r].clone()))
-                measured[r] = {name: _array(name, value) for name, value in values.items()}
-        return _join(measured, len(module.replicas))
+
+        def one(r: int) -> dict[str, xr.DataArray]:
+            values = measure(module.stack.copy(r), (batch[0][r].clone(), batch[1][r].clone()))
+            return {name: _array(name, value) for name, value in values.items()}
+
+        measured = module.stack.each(one, module.sound) if self.threaded else [one(r) for r in module.sound]
+        return _join(dict(zip(module.sound, measured, strict=True)), len(module.replicas))
 
     def _report_nan(self, module: Any, scalars: Mapping[str, np.ndarray], epoch: int) -> None:
         """NaN can be a right answer (no live neuron, say), but never a silent one."""
@@ -255,6 +260,14 @@ def _array(name: str, value: Any) -> xr.DataArray:
         raise AnalysisError(f"{name}={value!r} is not a number, a tensor or an xarray.DataArray")
     if array.dtype.kind not in "biuf":
         raise AnalysisError(f"{name} has the type {array.dtype}, which is not a real number")
+    return array
+
+
+def _without(lost: list[int], array: xr.DataArray) -> xr.DataArray:
+    """The array (R, …) with NaN for the replicas that diverged."""
+    if lost:
+        array = array.astype(np.result_type(array, np.float32))
+        array[lost] = np.nan
     return array
 
 

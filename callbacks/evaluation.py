@@ -1,6 +1,5 @@
 """Loss and accuracy of every replica: the one place where the curves that decide a grokking time are measured."""
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,13 +9,11 @@ import torch
 from callbacks.base import AnalysisCallback, Batch
 from lit_grok.modules import LitClassifier
 
-log = logging.getLogger("lit_grok")
-
 
 class EvaluationCallback(AnalysisCallback):
     """Train and test loss, train and test accuracy, and the Euclidean norm of all weights and biases.
 
-    Also notices a replica whose loss is not finite any more, and ends the training when none is left.
+    Also notices a replica whose loss is not finite any more.
 
     Args:
         every: Epochs between evaluations.
@@ -29,24 +26,14 @@ class EvaluationCallback(AnalysisCallback):
         """Curves of all replicas at once, on the whole of both splits."""
         train = module.evaluate(*module.trainer.datamodule.split("train"))  # type: ignore[attr-defined]
         test = module.evaluate(*batch)
-        squares = [p.square().flatten(1).sum(1) for p in module.stack.stacked().values()]
         return {
             "train_loss": train["loss"],
             "train_accuracy": train["accuracy"],
             "test_loss": test["loss"],
             "test_accuracy": test["accuracy"],
-            "weight_norm": torch.stack(squares).sum(0).sqrt(),
+            "weight_norm": module.stack.flat.detach().norm(dim=1),
         }
 
     def _measure(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
         super()._measure(trainer, module, epoch)
-        losses = torch.from_numpy(module.recorder.latest("train_loss"))
-        for r in module.mark_diverged(losses, epoch):
-            log.error(
-                "%s: the loss is %s at epoch %d: this run has diverged; what was measured before is kept",
-                module.label(r),
-                losses[r].item(),
-                epoch,
-            )
-        if all(d is not None for d in module.diverged):
-            trainer.should_stop = True
+        module.mark_diverged(epoch, torch.from_numpy(module.recorder.latest("train_loss")))

@@ -40,6 +40,7 @@ class FeatureCorrelationCallback(AnalysisCallback):
     """
 
     requires = (HasPreactivations, HasObservables)
+    threaded = True
 
     def __init__(self, sample: int = 200, every: int | None = None, per_decade: int | None = None):
         super().__init__(every=every, per_decade=per_decade)

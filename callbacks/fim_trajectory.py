@@ -1,6 +1,5 @@
 """The geometry of the training: how far and which way the network moves, measured by its Fisher information."""
 
-import copy
 import logging
 import os
 import shutil
@@ -175,14 +174,15 @@ class FIMTrajectoryCallback(AnalysisCallback):
         inputs = batch[0][:, : self.inputs]
         parameters = module.stack.stacked().values()
         position = torch.cat([p.flatten(1) for p in parameters], 1).float().cpu()
-        sound = [r for r, diverged in enumerate(module.diverged) if diverged is None]
-        networks = {r: copy.deepcopy(module.stack.networks[r]).eval() for r in sound}
-        snapshot = {"position": torch.full_like(position, torch.nan)}
-        snapshot["position"][sound] = position[sound]
-        for variant in self.variants:
-            fisher = snapshot[variant] = torch.full_like(position, torch.nan)
-            for r, network in networks.items():
-                fisher[r] = fisher_diagonal(network, inputs[r], variant)
+        snapshot = {name: torch.full_like(position, torch.nan) for name in ("position", *self.variants)}
+        snapshot["position"][module.sound] = position[module.sound]
+
+        def measure(r: int) -> None:
+            network = module.stack.copy(r)
+            for variant in self.variants:
+                snapshot[variant][r] = fisher_diagonal(network, inputs[r], variant)
+
+        module.stack.each(measure, module.sound)
         return snapshot
 
     def _final(self, final: Snapshot) -> dict[str, Any]:
@@ -228,7 +228,7 @@ class FIMTrajectoryCallback(AnalysisCallback):
         """The gradient of the step magnitude, and the period of grokking that its sign changes delimit."""
         epochs, magnitudes = module.recorder.curve(f"{prefix}/step_magnitude")
         periods = np.array([grokking_period(epochs, magnitude) for magnitude in magnitudes.T])
-        sound = np.array([diverged is None for diverged in module.diverged])
+        sound = np.isin(np.arange(len(module.diverged)), module.sound)
         values = {
             "grokking_start": periods[:, 0],
             "grokking_end": periods[:, 1],

@@ -43,6 +43,7 @@ class IPRCallback(AnalysisCallback):
     """
 
     requires = (HasFourierWeights,)
+    threaded = True
 
     def __init__(self, r: float = 2, every: int | None = None, per_decade: int | None = None):
         super().__init__(every=every, per_decade=per_decade)

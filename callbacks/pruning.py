@@ -37,6 +37,8 @@ class PruningCallback(AnalysisCallback):
         per_decade: Measurements per factor of ten in epochs.
     """
 
+    threaded = True
+
     def __init__(
         self,
         scheme: Scheme = "layerwise",

@@ -49,7 +49,7 @@ class SimilarityCallback(AnalysisCallback):
     @torch.no_grad()
     def _cka(module: LitClassifier, batch: Batch) -> dict[str, np.ndarray]:
         """Layer name to the matrix (R, R), NaN where a replica diverged."""
-        sound = [r for r, epoch in enumerate(module.diverged) if epoch is None]
+        sound = module.sound
         if len(sound) < 2:
             return {}
         inputs = batch[0][0]

@@ -26,6 +26,8 @@ class WeightStatisticsCallback(AnalysisCallback):
     weights of a dead neuron to 1e-34 or so, where its gradient underflows, and not to zero.
     """
 
+    threaded = True
+
     def measure(self, network: nn.Module, batch: Batch) -> Mapping[str, Any]:
         """The statistics of the whole network and of its layers."""
         without = _without_negligible(network)

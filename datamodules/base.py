@@ -112,7 +112,3 @@ class ReplicaDataModule(L.LightningDataModule, ABC):
         wrong = torch.from_numpy(generator.random(len(labels)) < self.label_noise)
         shift = torch.from_numpy(generator.integers(1, classes, len(labels)))
         return torch.where(wrong, (labels + shift) % classes, labels)
-
-    def transfer_batch_to_device(self, batch, device, dataloader_idx):
-        """Nothing to do: the batches are views of tensors that are there already."""
-        return batch

@@ -21,7 +21,7 @@ class ReplicaLoader:
         seeds: One order seed per replica.
         shuffle: A new order every epoch.
         epoch: Tells the number of completed epochs.
-        layout: Puts the inputs of a batch into the memory order that the network reads fastest.
+        layout: Puts the inputs into the memory order that the network reads fastest.
 
     Example:
         >>> inputs, targets = torch.arange(6).view(1, 6, 1), torch.zeros(1, 6)
@@ -41,28 +41,31 @@ class ReplicaLoader:
         layout: Callable[[Tensor], Tensor] = lambda inputs: inputs,
     ):
         self._inputs, self._targets = inputs, targets
-        self._batch_size, self._seeds, self._shuffle = batch_size, list(seeds), shuffle
+        self.batch_size, self._seeds, self._shuffle = batch_size, list(seeds), shuffle
         self._epoch, self._layout = epoch, layout
-        self._arranged, self._batches = 0, self._arrange(0)
+        self._arranged, self._examples = 0, self._arrange(0)
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return -(-self._targets.shape[1] // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         # A generator, so that the epoch is asked for at the first batch: when a run is resumed, Lightning makes the
         # iterator before it has counted the epoch that the checkpoint was saved after.
+        inputs, targets = self.examples()
+        yield from zip(inputs.split(self.batch_size, 1), targets.split(self.batch_size, 1), strict=True)
+
+    def examples(self) -> tuple[Tensor, Tensor]:
+        """All inputs (R, N, …) and targets (R, N) in the order of this epoch, which batches cut into pieces."""
         if self._shuffle and self._epoch() != self._arranged:
             self._arranged = self._epoch()
-            self._batches = self._arrange(self._arranged)
-        yield from self._batches
+            self._examples = self._arrange(self._arranged)
+        return self._examples
 
-    def _arrange(self, epoch: int) -> list[tuple[Tensor, Tensor]]:
+    def _arrange(self, epoch: int) -> tuple[Tensor, Tensor]:
         size = self._targets.shape[1]
         order = torch.stack([_permutation(size, seed, epoch) for seed in self._seeds]).to(self._targets.device)
         replica = torch.arange(len(order), device=order.device).unsqueeze(1)
-        inputs, targets = self._inputs[replica, order], self._targets[replica, order]
-        parts = (self._layout(part) for part in inputs.split(self._batch_size, 1))
-        return list(zip(parts, targets.split(self._batch_size, 1), strict=True))
+        return self._layout(self._inputs[replica, order]), self._targets[replica, order]
 
 
 def _permutation(size: int, seed: int, epoch: int) -> Tensor:

@@ -128,7 +128,8 @@ def _no_such_key(key: str) -> str:
 
 def check_values(config: Mapping[str, Any]) -> None:
     """Refuse numbers that make no sense."""
-    for key in ("epochs", "batch_size", "log_every", "checkpoint_every", "threads"):
+    threads(config["threads"])
+    for key in ("epochs", "batch_size", "log_every", "checkpoint_every"):
         value = config[key]
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UsageError(f"{key}={value}: must be a whole number, 1 or more")
@@ -179,6 +180,21 @@ def replicas(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     if len({tuple(replica.values()) for replica in found}) < len(found):
         raise UsageError("init_scale, seed and weight_decay: the lists hold the same value twice")
     return found
+
+
+def threads(asked: Any) -> int:
+    """Number of threads to train on; ``auto`` is the physical cores that this process may use.
+
+    Raises:
+        UsageError: For anything but ``auto`` and a whole number from 1 on.
+    """
+    if asked == "auto":
+        import joblib  # late: it takes a tenth of a second
+
+        return joblib.cpu_count(only_physical_cores=True)
+    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
+        raise UsageError(f"threads={asked}: must be auto or a whole number, 1 or more")
+    return asked
 
 
 def _listed(key: str, value: Any) -> list[Any]:

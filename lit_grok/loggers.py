@@ -5,13 +5,11 @@ import json
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.profilers import Profiler
 
 from lit_grok.results import write_text
 
@@ -145,19 +143,3 @@ class CSVLogger(Logger):
     def finalize(self, status: str) -> None:
         """Write the table a last time."""
         self.save()
-
-
-class NoProfiler(Profiler):
-    """Profiles nothing, at no cost: Lightning enters some thirty profiling contexts per step."""
-
-    _nothing = nullcontext()
-
-    def start(self, action_name: str) -> None:
-        """Nothing to start."""
-
-    def stop(self, action_name: str) -> None:
-        """Nothing to stop."""
-
-    def profile(self, action_name: str):
-        """A context that does nothing."""
-        return self._nothing

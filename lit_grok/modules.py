@@ -1,5 +1,6 @@
 """The LightningModules: what a training step of R replicas is, and how they are evaluated."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -8,11 +9,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from lit_grok.kernels.compiled import CompiledSteps
 from lit_grok.metrics import ReplicaAccuracy
-from lit_grok.optimizers import ELEMENTWISE
+from lit_grok.optimizers import ELEMENTWISE, Rowwise
 from lit_grok.replicas import ReplicaStack
 from lit_grok.results import Recorder, summarise
+
+log = logging.getLogger("lit_grok")
 
 
 class LitClassifier(L.LightningModule):
@@ -30,7 +35,7 @@ class LitClassifier(L.LightningModule):
 
     Attributes:
         recorder: Every curve and array measured so far.
-        diverged: For each replica, the epoch at which its loss was found not to be finite, or None.
+        diverged: For each replica, the epoch at which it was found not to be finite, or None.
         interrupted: Whether a signal has asked the training to stop and be resumed later.
         ended: Whether the callbacks have been told that the training has ended.
     """
@@ -57,7 +62,7 @@ class LitClassifier(L.LightningModule):
         self.diverged: list[int | None] = [None] * len(stack)
         self.interrupted = self.ended = False
         self._optimizer = optimizer
-        self._finite = {name: values.clone() for name, values in stack.stacked().items()}
+        self._finite = stack.flat.detach().clone()
 
     _chunk = 2048  # inputs of all replicas evaluated at a time: the activations of much more leave the cache
 
@@ -65,6 +70,11 @@ class LitClassifier(L.LightningModule):
     def chance(self) -> float:
         """Accuracy of a guess."""
         return 1 / self.classes
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the replicas train in compiled code, each by itself."""
+        return self._steps() is not None
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (R, B, classes) of inputs (R, B, …)."""
@@ -77,7 +87,51 @@ class LitClassifier(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch, summed over replicas."""
         inputs, targets = batch
-        return self._loss(self.stack(inputs), targets, "sum") / targets.shape[1]
+        prepared = self._prepared(inputs, targets)
+        if prepared is None:
+            return self._loss(self.stack(inputs), targets, "sum") / targets.shape[1]
+        return _CompiledLoss.apply(self.stack.flat, self, prepared)
+
+    def train_epoch(self, inputs: Tensor, targets: Tensor, batch_size: int, optimizer: torch.optim.Optimizer) -> bool:
+        """Make a step for every batch of inputs (R, N, …) and targets (R, N) without leaving compiled code.
+
+        Each replica is trained by itself, all of them spread over the threads of the stack; the weights, gradients and
+        moments end up as they do with a call of `training_step` and of the optimiser for every batch, to the bit.
+
+        Returns:
+            Whether that could be done; if not, nothing has happened.
+        """
+        flat = self.stack.flat
+        if not (isinstance(optimizer, Rowwise) and optimizer.steps_rows and optimizer.compiles(flat)):
+            return False
+        prepared = self._prepared(inputs, targets)
+        if prepared is None:
+            return False
+        steps, examples = prepared
+        if flat.grad is None:
+            flat.grad = torch.zeros_like(flat)
+        theta, grad, updates = flat.detach().numpy(), flat.grad.numpy(), optimizer.row_updates(flat)
+        self.stack.each(lambda r: steps.train(theta[r], grad[r], *updates[r], *examples[r], batch_size))
+        optimizer.count_steps(flat, -(-targets.shape[1] // batch_size))
+        return True
+
+    def _prepared(
+        self, inputs: Tensor, targets: Tensor
+    ) -> tuple[CompiledSteps, list[tuple[np.ndarray, np.ndarray]]] | None:
+        """The compiled steps and each replica's examples for them, or None where only PyTorch can run the network."""
+        steps = self._steps()
+        if steps is None:
+            return None
+        if not 0 <= int(targets.min()) <= int(targets.max()) < self.classes:
+            raise IndexError(f"targets: allowed are 0 to {self.classes - 1}")
+        arrays = [steps.prepare(x) for x in inputs]
+        if any(array is None for array in arrays):
+            return None
+        return steps, [(x, y.contiguous().numpy()) for x, y in zip(arrays, targets, strict=True)]  # type: ignore[misc]
+
+    def _steps(self) -> CompiledSteps | None:
+        own_loss = any(getattr(type(self), name) is not getattr(LitClassifier, name) for name in ("losses", "_loss"))
+        return None if own_loss else self.stack.compiled_steps(self.loss == "mse")
 
     def _loss(self, logits: Tensor, targets: Tensor, reduction: Literal["none", "sum"]) -> Tensor:
         """Loss of each of the R·B inputs, or their sum."""
@@ -90,6 +144,13 @@ class LitClassifier(L.LightningModule):
     @torch.no_grad()
     def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Loss and accuracy of every replica, each of shape (R,), on inputs (R, N, …) and targets (R, N)."""
+        prepared = self._prepared(inputs, targets)
+        if prepared is not None:
+            steps, examples = prepared
+            theta = self.stack.flat.detach().numpy()
+            found = self.stack.each(lambda r: steps.evaluate(theta[r], *examples[r]))
+            losses, accuracies = torch.tensor(found, dtype=torch.float64).unbind(1)
+            return {"loss": losses, "accuracy": accuracies}
         accuracy = ReplicaAccuracy(len(self.stack)).to(inputs.device)
         dtype = next(self.stack.parameters()).dtype
         losses = torch.zeros(len(self.stack), device=inputs.device, dtype=dtype)
@@ -137,6 +198,11 @@ class LitClassifier(L.LightningModule):
             seconds=seconds,
         )
 
+    def on_train_epoch_end(self) -> None:
+        """Stop when every replica has diverged."""
+        if not self.sound:
+            self.trainer.should_stop = True
+
     def on_train_end(self) -> None:
         """The callbacks have just had theirs."""
         self.ended = True
@@ -159,38 +225,46 @@ class LitClassifier(L.LightningModule):
         for r, logger in enumerate(self.loggers):
             logger.log_metrics({"epoch": epoch, **{name: float(v[r]) for name, v in scalars.items()}}, step=epoch)
 
-    def mark_diverged(self, losses: Tensor, epoch: int) -> list[int]:
-        """Note the replicas whose loss is not finite any more, and keep the last finite weights of each.
+    def mark_diverged(self, epoch: int, losses: Tensor | None = None) -> None:
+        """Note, and say, which replicas have a weight that is not finite, or a loss where those are given.
 
-        Called at every evaluation. A replica that diverges goes on in the stack, where it cannot touch its
-        neighbours, but is measured no more; `final_weights` holds what it was when it was last sound.
+        Called before anything is measured, so that no analysis ever sees a network that has diverged. Such a replica
+        goes on in the stack, where it cannot touch its neighbours, but is measured no more; `final_weights` holds what
+        it was at the last evaluation before.
 
-        Returns:
-            The replicas that diverged since the last call.
+        Args:
+            epoch: Epochs completed.
+            losses: Shape (R,); with them, the weights of the sound replicas are kept as the last finite ones.
         """
-        finite = torch.isfinite(losses)
-        new = [r for r, ok in enumerate(finite.tolist()) if not ok and self.diverged[r] is None]
-        for r in new:
-            self.diverged[r] = epoch
-        sound = [r for r, d in enumerate(self.diverged) if d is None]
-        for name, values in self.stack.stacked().items():
-            kept = self._finite[name] = self._finite[name].to(values)  # no copy where it is there already
-            if len(sound) == len(self.diverged):
-                kept.copy_(values)
-            else:
-                kept[sound] = values[sound]
-        return new
+        finite = torch.isfinite(self.stack.flat.detach()).all(1)
+        if losses is not None:
+            finite &= torch.isfinite(losses).to(finite.device)
+        for r, ok in enumerate(finite.tolist()):
+            if not ok and self.diverged[r] is None:
+                self.diverged[r] = epoch
+                what = "weights are" if losses is None or torch.isfinite(losses[r]) else "loss is"
+                log.error(
+                    "%s: the %s not finite at epoch %d: this run has diverged; what was measured before is kept",
+                    self.label(r),
+                    what,
+                    epoch,
+                )
+        if losses is not None:
+            self._finite = self._finite.to(finite.device)
+            self._finite[self.sound] = self.stack.flat.detach()[self.sound]
+
+    @property
+    def sound(self) -> list[int]:
+        """The replicas that have not diverged."""
+        return [r for r, epoch in enumerate(self.diverged) if epoch is None]
 
     def final_weights(self) -> dict[str, Tensor]:
         """Stacked parameters, shape (R, …), with the last finite ones of every replica that diverged."""
-        lost = [r for r, d in enumerate(self.diverged) if d is not None]
-        weights = self.stack.stacked()
-        if not lost:
-            return weights
-        weights = {name: values.clone() for name, values in weights.items()}
-        for name, values in weights.items():
-            values[lost] = self._finite[name][lost].to(values.device)
-        return weights
+        rows = self.stack.flat.detach()
+        if len(self.sound) < len(rows):
+            rows, sound = self._finite.to(rows, copy=True), rows[self.sound]
+            rows[self.sound] = sound
+        return dict(zip(self.stack.stacked(), self.stack.split(rows), strict=True))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the curves and arrays with the weights they belong to."""
@@ -202,14 +276,25 @@ class LitClassifier(L.LightningModule):
         """Take the curves and arrays back."""
         self.recorder.load_state_dict(checkpoint["recorder"])
         self.diverged = checkpoint["diverged"]
-        self._finite |= checkpoint["finite"]
+        self._finite = checkpoint["finite"]
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning sets this name some forty times a step, and nn.Module's own __setattr__ takes 3 µs each time.
-        if name == "_current_fx_name":
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+
+class _CompiledLoss(torch.autograd.Function):
+    """The loss of a batch by the compiled steps, which find its gradient on the way."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, module: LitClassifier, prepared: tuple[CompiledSteps, list]) -> Tensor:
+        steps, examples = prepared
+        grad = torch.zeros_like(flat)
+        theta, grads = flat.detach().numpy(), grad.numpy()
+        losses = module.stack.each(lambda r: steps.gradient(theta[r], grads[r], *examples[r]))
+        ctx.save_for_backward(grad)
+        return torch.tensor(sum(losses), dtype=flat.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.saved_tensors[0] * grad_output, None, None
 
 
 def _short(number: float) -> str:

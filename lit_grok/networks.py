@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_grok.convolution import conv_relu_pool
+from lit_grok.kernels.compiled import CompiledSteps
+from lit_grok.kernels.convolution import conv_relu_pool, ising_steps
+from lit_grok.kernels.perceptron import layer_table, modular_steps, residues
 from lit_grok.measures import ising
-from lit_grok.perceptron import relu_mlp
 
 
 @runtime_checkable
@@ -53,6 +54,21 @@ class HasStackedForward(Protocol):
         ...
 
 
+@runtime_checkable
+class HasCompiledSteps(Protocol):
+    """A network whose training step, gradient included, is compiled for the CPU in single precision."""
+
+    #: Names of the matrices that the compiled steps want stored column by column.
+    column_major: tuple[str, ...]
+
+    def compiled_steps(self, offsets: Mapping[str, int], squared: bool) -> CompiledSteps | None:
+        """The steps for rows in which each parameter starts at its offset, or None where its layers have been changed.
+
+        The loss is cross entropy or, if ``squared``, the mean squared error to one-hot targets.
+        """
+        ...
+
+
 class IsingCNN(nn.Module):
     """Convolutional classifier of spin snapshots into ordered (0) and disordered (1).
 
@@ -74,6 +90,7 @@ class IsingCNN(nn.Module):
         super().__init__()
         if side <= 0 or side % 4:
             raise ValueError(f"side={side}: the two poolings by 2 need a positive multiple of 4")
+        self.side = side
         self.conv1 = nn.Conv2d(1, 2, 3, padding=1)
         self.conv2 = nn.Conv2d(2, 4, 3, padding=1)
         self.fc1 = nn.Linear(4 * (side // 4) ** 2, 100)
@@ -100,11 +117,21 @@ class IsingCNN(nn.Module):
         return self.fc2(F.relu(self.fc1(x.flatten(1))))
 
     def forward_stack(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """Logits (R, B, 2) of R sets of parameters, through fused convolutions (four times faster on a CPU)."""
+        """Logits (R, B, 2) of R sets of parameters, through fused convolutions."""
         x = (inputs.unsqueeze(2) if inputs.ndim == 4 else inputs).to(parameters["fc1.weight"].dtype)
         for layer in ("conv1", "conv2"):
             x = conv_relu_pool(x, parameters[f"{layer}.weight"], parameters[f"{layer}.bias"])
-        return _perceptron(x.flatten(2), parameters, ["fc1", "fc2"])
+        fc1 = _affine(x.flatten(2), parameters, "fc1")
+        return _affine(F.relu(fc1), parameters, "fc2")
+
+    column_major = ()
+
+    def compiled_steps(self, offsets: Mapping[str, int], squared: bool) -> CompiledSteps | None:
+        """Its training step for the CPU."""
+        if (self.conv1.weight.shape, self.conv2.weight.shape) != ((2, 1, 3, 3), (4, 2, 3, 3)):
+            return None
+        layers = layer_table({"fc1": self.fc1, "fc2": self.fc2}, offsets)
+        return ising_steps(layers, offsets, self.side, squared)
 
     @staticmethod
     def observables(inputs: Tensor) -> dict[str, Tensor]:
@@ -154,9 +181,6 @@ class ModularMLP(nn.Module):
         for layer in [*self.hidden, self.output]:
             nn.init.xavier_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
-        # Stored column by column, so that looking up the columns of a pair reads contiguous memory.
-        first = self._first_layer.weight
-        first.data = first.data.t().contiguous().t()
 
     def two_hot(self, pairs: Tensor) -> Tensor:
         """Dense encoding, shape (..., 2P), of token pairs (a, b) of shape (..., 2)."""
@@ -184,16 +208,38 @@ class ModularMLP(nn.Module):
 
     def forward_stack(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Logits (R, B, P) of R sets of parameters, on token pairs (R, B, 2) or dense two-hots (R, B, 2P)."""
-        return _perceptron(inputs, parameters, [*(f"hidden.{i}" for i in range(len(self.hidden))), "output"])
+        names = list(self._layers())
+        first = f"{names[0]}.weight"
+        if inputs.is_floating_point():
+            x = _affine(inputs, parameters, names[0])
+        else:
+            residues(inputs, self.P)
+            columns = torch.arange(0, 2 * self.P * len(inputs), self.P, device=inputs.device)
+            rows = inputs + columns.view(-1, 1, 2)
+            a, b = F.embedding(rows.permute(2, 0, 1), parameters[first].mT.flatten(0, 1)).unbind()
+            x = a + b + parameters[f"{names[0]}.bias"].unsqueeze(1)
+        for name in names[1:]:
+            x = _affine(F.relu(x), parameters, name)
+        return x
+
+    column_major = ("hidden.0.weight",)  # so that looking up the columns of a pair reads contiguous memory
+
+    def compiled_steps(self, offsets: Mapping[str, int], squared: bool) -> CompiledSteps:
+        """Its training step for the CPU."""
+        return modular_steps(layer_table(self._layers(), offsets), squared)
 
     def relu_layers(self) -> list[nn.Linear]:
         """The linear layers, first to last, with a ReLU between them; the first is fed by the two-hot of pairs."""
-        return [cast(nn.Linear, layer) for layer in (*self.hidden, self.output)]
+        return list(self._layers().values())
 
     def fourier_weights(self) -> dict[str, Tensor]:
         """Weights over the residues: ``a`` and ``b`` of each first neuron, ``output`` of each last neuron."""
         first = self._first_layer.weight
         return {"a": first[:, : self.P], "b": first[:, self.P :], "output": self.output.weight.t()}
+
+    def _layers(self) -> dict[str, nn.Linear]:
+        hidden = {f"hidden.{i}": cast(nn.Linear, layer) for i, layer in enumerate(self.hidden)}
+        return hidden | {"output": self.output}
 
     @property
     def _first_layer(self) -> nn.Linear:
@@ -208,10 +254,10 @@ class ModularMLP(nn.Module):
         return a + b + layer.bias
 
 
-def _perceptron(inputs: Tensor, parameters: Mapping[str, Tensor], layers: Sequence[str]) -> Tensor:
-    """The linear layers of these names, first to last, with a ReLU between them."""
-    weights, biases = ([parameters[f"{layer}.{kind}"] for layer in layers] for kind in ("weight", "bias"))
-    return relu_mlp(inputs, weights, biases)
+def _affine(inputs: Tensor, parameters: Mapping[str, Tensor], layer: str) -> Tensor:
+    """x[r] W[r]ᵀ + b[r] of every r."""
+    # Not baddbmm, which rounds differently for one replica and for several.
+    return torch.bmm(inputs, parameters[f"{layer}.weight"].mT) + parameters[f"{layer}.bias"].unsqueeze(1)
 
 
 def scale_parameters(network: nn.Module, init_scale: float) -> nn.Module:

@@ -1,74 +1,35 @@
-"""Adam, AdamW and SGD for replica stacks: one weight decay per replica, and little around the fused kernels."""
+"""Adam, AdamW and SGD for replica stacks: a replica is a row, with its own weight decay, moved by one compiled loop.
+
+On the CPU in single precision every row is moved by `lit_grok.kernels.updates.update`, which treats all elements alike,
+so that a replica ends up at the same bits whatever stands beside it. Anywhere else, and with options which the compiled
+loop does not know (amsgrad, a tensor as learning rate), the update is PyTorch's own.
+"""
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lit_grok.kernels import updates
 
-class _Replicated(torch.optim.Optimizer):
-    """One weight decay per replica, applied along the first dimension of every parameter."""
+#: One row's share of the optimiser: kind, first and second moments, steps done, hyperparameters.
+Update = tuple[int, np.ndarray, np.ndarray, int, np.ndarray]
 
-    decoupled = False
+
+class Rowwise(torch.optim.Optimizer):
+    """One weight decay per row: the first dimension of every parameter, all of it where there is one value."""
+
+    _kind: int
+    _decays: Tensor
 
     def __init__(self, params: Iterable[Tensor], *, weight_decay: float | Sequence[float] = 0.0, **options: Any):
         decays = [weight_decay] if isinstance(weight_decay, int | float) else list(weight_decay)
-        self._decays = None if len(set(decays)) == 1 else torch.tensor(decays, dtype=torch.float64)
-        shared = float(decays[0]) if self._decays is None else 0.0
-        super().__init__(params, weight_decay=shared, fused=True, **options)  # type: ignore[call-arg]
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients; PyTorch's own way there takes 18 µs of every step."""
-        if not set_to_none:
-            super().zero_grad(set_to_none=False)
-            return
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
-
-    def _init_group(self, group, params, grads, *state):
-        sparse = super()._init_group(group, params, grads, *state)  # type: ignore[misc]
-        if self._decays is not None:
-            for parameter, grad in zip(params, grads, strict=True):
-                decays = self._decays.to(parameter).view(-1, *[1] * (parameter.ndim - 1))
-                if self.decoupled:
-                    parameter.mul_(1 - group["lr"] * decays)
-                else:
-                    grad.addcmul_(parameter, decays)
-        return sparse
-
-
-class _MemoryOrder(torch.optim.Optimizer):
-    """Tensors in memory order: the fused CPU kernel copies every tensor that is not contiguous, there and back.
-
-    The update acts on each element alone, so a transposed view of such a tensor serves as well and needs no
-    copy (2.5 times faster for the 512 × 226 first layer of the modular addition network).
-    """
-
-    def _init_group(self, group, *tensor_lists):
-        flag = super()._init_group(group, *tensor_lists)  # type: ignore[misc]
-        _put_in_memory_order(*tensor_lists)
-        return flag
-
-
-def _put_in_memory_order(*tensor_lists: list[Tensor]) -> None:
-    for tensors in tensor_lists:
-        for i, tensor in enumerate(tensors):
-            if tensor.ndim > 1 and not tensor.is_contiguous():
-                tensors[i] = tensor.mT
-
-
-class _Direct(torch.optim.Optimizer):
-    """The fused kernel of Adam or AdamW, called directly in the ordinary case.
-
-    Before its kernel PyTorch sorts tensors and options that here are the same in every step: 40 µs, half as long as
-    the kernel itself takes for the 174 193 parameters of modular addition.
-    """
-
-    _kernel: Callable[..., None]
-    _decays: Tensor | None
+        self._decays = torch.tensor(decays if len(set(decays)) > 1 else decays[:1], dtype=torch.float64)
+        options["weight_decay"] = decays[0] if len(self._decays) == 1 else 0.0
+        super().__init__(params, **options)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -77,50 +38,80 @@ class _Direct(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._is_ordinary():
-            for group in self.param_groups:
-                self._update(group)
-        else:
+        trained = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not all(self.compiles(p) for p in trained):
+            self._decay_rows(trained)
             inspect.unwrap(super().step)(self)  # without PyTorch's wrapper, which is around this step already
+            return loss
+        for p in trained:
+            theta, grad = self._rows(p), self._rows(p.grad)
+            for r, (kind, first, second, done, hyper) in enumerate(self.row_updates(p)):
+                updates.update_row(theta[r], grad[r], kind, first, second, done + 1, hyper)
+            self.count_steps(p, 1)
         return loss
 
-    def _is_ordinary(self) -> bool:
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        return (
-            self._decays is None
-            and len(self.state) == len(parameters)  # from the second step on
-            and all(p.is_cpu and p.grad is not None for p in parameters)
-            and not any(group["amsgrad"] or isinstance(group["lr"], Tensor) for group in self.param_groups)
-        )
+    @property
+    def steps_rows(self) -> bool:
+        """Whether a step is this one, and not that of a class made from it."""
+        return inspect.unwrap(type(self).step) is inspect.unwrap(Rowwise.step)
 
-    def _update(self, group: dict[str, Any]) -> None:
-        states = [self.state[p] for p in group["params"]]
-        steps = [state["step"] for state in states]
-        tensors: list[list[Tensor]] = [
-            list(group["params"]),
-            [p.grad for p in group["params"]],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
+    def compiles(self, parameter: Tensor) -> bool:
+        """Whether the rows of this parameter are moved by the compiled loop."""
+        group = self._group(parameter)
+        known = not any(group.get(name) for name in ("amsgrad", "differentiable", "capturable"))
+        plain = parameter.is_cpu and parameter.dtype is torch.float32 and parameter.is_contiguous()
+        return known and plain and not isinstance(group["lr"], Tensor)
+
+    def row_updates(self, parameter: Tensor) -> list[Update]:
+        """What moves each row of a parameter for which `compiles` holds; the moments are the optimiser's own memory."""
+        state, group = self.state[parameter], self._group(parameter)
+        if "step" not in state:
+            state["step"] = torch.tensor(0.0)
+            state |= {name: torch.zeros_like(parameter) for name in self._moments(group)}
+        rows = [self._rows(state[name]) for name in self._moments(group)]
+        count = len(self._rows(parameter))
+        nothing = np.empty((count, 0), np.float32)
+        first, second = [*rows, nothing, nothing][:2]
+        decays = self._decays if len(self._decays) > 1 else [group["weight_decay"]] * count
+        done = int(state["step"])
+        return [
+            (self._kind, first[r], second[r], done, np.array(self._hyper(group, float(decays[r])), np.float64))
+            for r in range(count)
         ]
-        _put_in_memory_order(*tensors)
-        torch._foreach_add_(steps, 1)
-        type(self)._kernel(
-            *tensors,
-            [],
-            steps,
-            lr=group["lr"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=False,
-            maximize=group["maximize"],
-            grad_scale=None,
-            found_inf=None,
-        )
+
+    def count_steps(self, parameter: Tensor, steps: int) -> None:
+        """Note that the rows of a parameter have been moved so many times."""
+        self.state[parameter]["step"] += steps
+
+    def _moments(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return "exp_avg", "exp_avg_sq"
+
+    def _hyper(self, group: dict[str, Any], decay: float) -> tuple[float, ...]:
+        return group["lr"], decay, *group["betas"], group["eps"], False, group["maximize"]
+
+    def _decay_rows(self, parameters: Sequence[Tensor]) -> None:
+        """Apply the decays of the rows, which PyTorch's update knows nothing of."""
+        if len(self._decays) == 1:
+            return
+        for p in parameters:
+            group = self._group(p)
+            self._decays = self._decays.to(p.device)  # once
+            decays = self._decays.to(p.dtype).view(-1, *[1] * (p.ndim - 1))
+            if self._kind == updates.ADAMW:
+                p.mul_(1 - group["lr"] * decays)
+            else:
+                p.grad.addcmul_(p, decays, value=-1 if group["maximize"] else 1)  # type: ignore[union-attr]
+
+    def _rows(self, tensor: Tensor) -> np.ndarray:
+        """As (rows, elements); PyTorch's own memory where that is contiguous."""
+        rows = len(self._decays) if tensor.ndim < 2 else len(tensor)
+        return tensor.detach().contiguous().view(rows, -1).numpy()
+
+    def _group(self, parameter: Tensor) -> dict[str, Any]:
+        return next(group for group in self.param_groups if any(p is parameter for p in group["params"]))
 
 
-class Adam(_Direct, _MemoryOrder, _Replicated, torch.optim.Adam):
+class Adam(Rowwise, torch.optim.Adam):
     """``torch.optim.Adam`` (Kingma and Ba 2015) with *coupled* L2 weight decay, as the paper used.
 
     g ← g + λ θ before the moments are taken, with one λ per replica where ``weight_decay`` is a list.
@@ -139,10 +130,10 @@ class Adam(_Direct, _MemoryOrder, _Replicated, torch.optim.Adam):
         [1.0, 0.9]
     """
 
-    _kernel = staticmethod(torch._fused_adam_)
+    _kind = updates.ADAM
 
 
-class AdamW(_Direct, _MemoryOrder, _Replicated, torch.optim.AdamW):
+class AdamW(Rowwise, torch.optim.AdamW):
     """``torch.optim.AdamW`` (Loshchilov and Hutter 2019): *decoupled* decay, θ ← (1 − lr λ) θ.
 
     Args:
@@ -151,11 +142,10 @@ class AdamW(_Direct, _MemoryOrder, _Replicated, torch.optim.AdamW):
         options: Those of ``torch.optim.AdamW`` (lr, betas, eps).
     """
 
-    decoupled = True
-    _kernel = staticmethod(torch._fused_adamw_)
+    _kind = updates.ADAMW
 
 
-class SGD(_Replicated, torch.optim.SGD):
+class SGD(Rowwise, torch.optim.SGD):
     """``torch.optim.SGD`` with coupled L2 weight decay, g ← g + λ θ.
 
     Args:
@@ -163,6 +153,14 @@ class SGD(_Replicated, torch.optim.SGD):
         weight_decay: λ, one value or one per replica.
         options: Those of ``torch.optim.SGD`` (lr, momentum, nesterov).
     """
+
+    _kind = updates.SGD
+
+    def _moments(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer",) if group["momentum"] else ()
+
+    def _hyper(self, group: dict[str, Any], decay: float) -> tuple[float, ...]:
+        return group["lr"], decay, group["momentum"], group["dampening"], 0.0, group["nesterov"], group["maximize"]
 
 
 #: Optimisers whose update of an element depends on that element alone, so that replicas never mix.

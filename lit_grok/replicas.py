@@ -1,28 +1,37 @@
 """R replicas of one network, trained as one, each a plain network at every moment."""
 
 import copy
-from collections.abc import Sequence
-from typing import cast
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call, vmap
 
-from lit_grok.networks import HasStackedForward
+from lit_grok.kernels.compiled import CompiledSteps
+from lit_grok.networks import HasCompiledSteps, HasStackedForward
+
+_ALIGNED = 16  # numbers: a row and every parameter in it start at a multiple, which no vector loop has to leave
 
 
 class ReplicaStack(nn.Module):
-    """R networks of one architecture whose parameters are stacked, shape (R, …), and trained together.
+    """R networks of one architecture, trained together, whose parameters are the rows of one tensor.
 
-    The stacked tensors are the only ones trained. ``networks[r]`` is replica r as an ordinary ``nn.Module``
-    whose parameters share the stack's memory, so it is always up to date and needs no copy to be looked at.
+    ``flat``, shape (R, D), is the one parameter that an optimiser sees: an update is one pass over it, a replica is a
+    row. ``networks[r]`` is replica r as an ordinary ``nn.Module`` whose parameters are parts of its row, so it is
+    always up to date and needs no copy to be looked at. D counts some zeros between the parameters of a network, which
+    nothing reads and which stay zero.
 
-    Networks that offer ``forward_stack`` run through it, whatever R is, so that one replica alone is rounded like
-    one among many. Any other runs under ``torch.func.vmap``; with R = 1 it runs directly, and its own parameters,
-    which have no leading dimension, are the ones trained.
+    Networks that offer ``forward_stack`` run through it, whatever R is. Any other runs under ``torch.func.vmap``, and
+    directly for R = 1.
 
     Args:
         networks: R ≥ 1 networks with parameters of equal names and shapes; taken over, not copied.
+        threads: Threads that `each` spreads the replicas over.
 
     Raises:
         ValueError: For no network, for networks of different architecture, and for R > 1 networks with buffers
@@ -38,83 +47,147 @@ class ReplicaStack(nn.Module):
         True
     """
 
-    def __init__(self, networks: Sequence[nn.Module]):
+    def __init__(self, networks: Sequence[nn.Module], threads: int = 1):
         super().__init__()
-        self.networks = tuple(networks)  # a tuple, so that only the stack's own parameters are registered
         if not networks:
             raise ValueError("a replica stack needs at least one network")
-        self._has_stacked_forward = isinstance(networks[0], HasStackedForward)
         shapes = [{name: p.shape for name, p in network.named_parameters()} for network in networks]
         if any(other != shapes[0] for other in shapes):
             raise ValueError("the networks of a replica stack must have the same parameter names and shapes")
-        self._direct = len(networks) == 1 and not self._has_stacked_forward
-        self.template = networks[0] if self._direct else _stacked_template(networks)
-        self._slots = _slots(self.template)
-        if not self._direct:
-            self._tie()
+        if len(networks) > 1 and any(True for _ in networks[0].buffers()):
+            raise ValueError(
+                "networks with buffers (batch normalisation, for one) cannot be stacked: train one replica at a time"
+            )
+        self.networks = tuple(networks)  # a tuple, so that only the stack's own parameter is registered
+        self.threads = threads
+        self._shapes = shapes[0]
+        self._column_major = getattr(networks[0], "column_major", ())
+        sizes = [math.ceil(shape.numel() / _ALIGNED) * _ALIGNED for shape in self._shapes.values()]
+        #: Where each parameter starts in a row.
+        self.offsets = dict(zip(self._shapes, np.cumsum([0, *sizes]).tolist(), strict=False))
+        first = next(networks[0].parameters())
+        self.flat = nn.Parameter(torch.zeros(len(networks), sum(sizes), dtype=first.dtype, device=first.device))
+        for name, values in self.stacked().items():
+            for r, network in enumerate(networks):
+                values[r] = network.get_parameter(name).detach()
+        self._tie()
 
     def __len__(self) -> int:
         return len(self.networks)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Outputs (R, B, …) of every replica on its own inputs (R, B, …)."""
-        parameters = self._named()
-        if self._has_stacked_forward:
-            return cast(HasStackedForward, self.template).forward_stack(parameters, inputs)
-        if self._direct:
-            return self.template(inputs[0]).unsqueeze(0)
-        return vmap(self._run, randomness="different")(parameters, inputs)
+        parameters = dict(zip(self._shapes, _Split.apply(self.flat, self), strict=True))
+        network = self.networks[0]
+        if isinstance(network, HasStackedForward):
+            return network.forward_stack(parameters, inputs)
+        if len(self) == 1:
+            alone = {name: values[0] for name, values in parameters.items()}
+            return functional_call(network, alone, (inputs[0],)).unsqueeze(0)
+        return vmap(lambda row, x: functional_call(network, row, (x,)), randomness="different")(parameters, inputs)
 
     def stacked(self) -> dict[str, Tensor]:
         """Parameter name to the values of all replicas, shape (R, …), sharing the stack's memory."""
-        named = self._named().items()
-        return {name: p.detach().unsqueeze(0) if self._direct else p.detach() for name, p in named}
+        return dict(zip(self._shapes, self.split(self.flat.detach()), strict=True))
 
-    def _named(self) -> dict[str, Tensor]:
-        return {name: cast(Tensor, owner._parameters[leaf]) for name, owner, leaf in self._slots}
+    def split(self, rows: Tensor) -> list[Tensor]:
+        """The parts (R, …) of rows (R, D) that belong to each parameter, in the memory of the rows."""
+        parts = []
+        for name, shape in self._shapes.items():
+            stored = shape[::-1] if name in self._column_major else shape
+            part = rows[:, self.offsets[name] : self.offsets[name] + shape.numel()].view(-1, *stored)
+            parts.append(part.mT if name in self._column_major else part)
+        return parts
 
-    def _run(self, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        return functional_call(self.networks[0], parameters, (inputs,))
+    def copy(self, replica: int) -> nn.Module:
+        """Replica r as a plain network of its own, in evaluation mode, its parameters contiguous in memory."""
+        network = copy.deepcopy(self.networks[replica]).eval()
+        for parameter in network.parameters():
+            parameter.data = parameter.data.contiguous()
+        return network
+
+    def compiled_steps(self, squared: bool) -> CompiledSteps | None:
+        """The compiled training step of the networks, or None where only PyTorch can run them as they are now.
+
+        That is on another device, in another precision, with a hook on the stack, and for a network whose class or
+        layers are not those that the steps were compiled for.
+        """
+        network = self.networks[0]
+        if not isinstance(network, HasCompiledSteps) or not self.flat.is_cpu or self.flat.dtype is not torch.float32:
+            return None
+        source = definer(network, "compiled_steps")
+        as_written = all(definer(network, name) is source for name in ("forward", "forward_stack"))
+        ordinary = all(type(layer).__module__.startswith("torch.nn.modules.") for layer in list(network.modules())[1:])
+        hooks = (self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks)
+        if not as_written or not ordinary or any(hooks) or torch.nn.modules.module._has_any_global_hook():
+            return None
+        return network.compiled_steps(self.offsets, squared)
+
+    def each(self, function: Callable[[int], Any], replicas: Sequence[int] | None = None) -> list[Any]:
+        """Call a function with the number of every replica, or of some, spread over the threads of this stack.
+
+        What it computes must not depend on the thread: compiled loops and PyTorch's operations do not.
+        """
+        numbers = range(len(self)) if replicas is None else replicas
+        if self.threads == 1 or len(numbers) == 1:
+            return [function(r) for r in numbers]
+        return list(_pool(self.threads, flushes_denormals()).map(function, numbers))
 
     def _tie(self) -> None:
-        for r, network in enumerate(self.networks):
-            for name, parameter in network.named_parameters():
-                parameter.data = self.template.get_parameter(name).data[r]
+        for name, values in self.stacked().items():
+            for network, value in zip(self.networks, values, strict=True):
+                network.get_parameter(name).data = value
 
     def __setstate__(self, state):
         super().__setstate__(state)  # a copy of the stack: its networks were copied apart from it
-        if not self._direct:
-            self._tie()
+        self._tie()
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
-        if not self._direct:
-            for network in self.networks:
-                network._apply(fn)  # moves what is not a parameter of the stack, such as device-bound state
-            self._tie()
+        for network in self.networks:
+            network._apply(fn)  # moves what is not a parameter, such as buffers
+        self._tie()
         return self
 
 
-def _stacked_template(networks: Sequence[nn.Module]) -> nn.Module:
-    """A network whose parameters are those of all networks, stacked."""
-    if any(True for _ in networks[0].buffers()):
-        raise ValueError(
-            "networks with buffers (batch normalisation, for one) cannot be stacked: train one replica at a time"
-        )
-    template = copy.deepcopy(networks[0])
-    for name, owner, leaf in _slots(template):
-        setattr(owner, leaf, nn.Parameter(_stack([network.get_parameter(name).data for network in networks])))
-    return template
+class _Split(torch.autograd.Function):
+    """`ReplicaStack.split`, whose gradient is one buffer like ``flat`` and not a sum of as many as there are parts."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, stack: ReplicaStack) -> tuple[Tensor, ...]:
+        ctx.stack = stack
+        return tuple(stack.split(flat))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, None]:
+        flat = torch.zeros_like(ctx.stack.flat)
+        for part, grad in zip(ctx.stack.split(flat), grads, strict=True):
+            if grad is not None:
+                part.copy_(grad)
+        return flat, None
 
 
-def _slots(network: nn.Module) -> list[tuple[str, nn.Module, str]]:
-    """Name, owner and attribute of every parameter: to search them anew in every step would take 20 µs."""
-    named = [(name, *name.rpartition(".")[::2]) for name, _ in network.named_parameters()]
-    return [(name, network.get_submodule(owner), leaf) for name, owner, leaf in named]
+def definer(instance: Any, name: str) -> Any:
+    """The class that an attribute of this instance comes from, or the instance where it is its own."""
+    return instance if name in vars(instance) else next(k for k in type(instance).__mro__ if name in vars(k))
 
 
-def _stack(tensors: list[Tensor]) -> Tensor:
-    """Stack along a new first dimension, keeping the memory order of the parts."""
-    order = sorted(range(tensors[0].ndim), key=tensors[0].stride, reverse=True)
-    inverse = [order.index(d) + 1 for d in range(len(order))]
-    return torch.stack([t.permute(order) for t in tensors]).permute(0, *inverse)
+def flushes_denormals() -> bool:
+    """Whether this thread treats denormal numbers as zero, as ``torch.set_flush_denormal(True)`` makes it."""
+    return bool(np.float32(1e-39) * np.float32(1) == 0)
+
+
+_pools: dict[tuple[int, bool], ThreadPoolExecutor] = {}
+
+
+def _pool(threads: int, flush: bool) -> ThreadPoolExecutor:
+    """Threads in which arithmetic is what it is in the calling one."""
+
+    def start() -> None:
+        torch.set_flush_denormal(flush)
+        torch.set_num_threads(1)
+
+    if (threads, flush) not in _pools:
+        _pools[threads, flush] = ThreadPoolExecutor(threads, "replicas", start)
+    return _pools[threads, flush]

@@ -1,27 +1,27 @@
-"""Lightning's Trainer, with a short way through the steps that nobody watches.
+"""Lightning's Trainer, which trains an epoch at a time where nobody watches single steps.
 
-Around every training step Lightning 2.6 calls some thirty hooks, most of them empty, and enters as many contexts:
-0.25 ms, half as long as a step of the networks here takes. Where nothing is attached to a step, `EpochLoop` does what
-is left of it: fetch, forward, backward, optimiser, and the same counters, so that checkpoints and ``global_step`` are
-the same (`benchmarks/bench_training.py`). Where anything is attached, every step goes Lightning's own way.
+Around every training step Lightning calls some thirty hooks, most of them empty: a quarter of a millisecond, as long as
+the step itself takes here. Where nothing is attached to a step, `EpochLoop` hands the whole epoch to the module
+(`LitClassifier.train_epoch`), or where that cannot do it takes the steps one by one without the hooks. Where anything
+is attached, every step goes Lightning's own way. The weights, the optimiser and all counters end up the same.
 """
 
-from collections.abc import Callable, Iterable
-from functools import partial
-from itertools import islice
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import lightning as L
 import torch
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins import Precision
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch import Tensor
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from lit_grok.loggers import NoProfiler
 from lit_grok.modules import LitClassifier
+from lit_grok.replicas import definer
 
-_HOOKS = (
+#: What Lightning calls in a step, of callbacks, of the module and of the DataModule (a test reads it off its source).
+STEP_HOOKS = (
     "on_train_batch_start",
     "on_train_batch_end",
     "on_before_zero_grad",
@@ -29,15 +29,27 @@ _HOOKS = (
     "on_after_backward",
     "on_before_optimizer_step",
 )
-_MODULE_HOOKS = (
-    *_HOOKS,
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+MODULE_HOOKS = (
+    *STEP_HOOKS,
+    *TRANSFER_HOOKS,
     "training_step",
     "backward",
     "optimizer_step",
     "optimizer_zero_grad",
     "configure_gradient_clipping",
 )
-_DATA_HOOKS = ("on_before_batch_transfer", "on_after_batch_transfer")
+
+
+@runtime_checkable
+class EpochLoader(Protocol):
+    """A loader whose batches are pieces of tensors that it can give as a whole."""
+
+    batch_size: int
+
+    def examples(self) -> tuple[Tensor, Tensor]:
+        """All inputs (R, N, …) and targets (R, N) in the order of this epoch."""
+        ...
 
 
 class Trainer(L.Trainer):
@@ -56,7 +68,7 @@ class Trainer(L.Trainer):
 
 
 class EpochLoop(_TrainingEpochLoop):
-    """One epoch of training steps: each by the short way, or all of them by Lightning's."""
+    """One epoch of training steps: all at once, one by one, or by Lightning's way."""
 
     def run(self, data_fetcher: Any) -> None:
         """Choose the way, once an epoch."""
@@ -65,78 +77,77 @@ class EpochLoop(_TrainingEpochLoop):
             return
         self.reset()
         self.on_run_start(data_fetcher)
-        steps = int(self.trainer.num_training_batches)
+        steps = available = int(self.trainer.num_training_batches)
         if self.max_steps >= 0:
             steps = min(steps, self.max_steps - self.global_step)
-        done = self._run_steps(islice(data_fetcher, steps))
-        self.batch_progress.increment_by(done, is_last_batch=data_fetcher.done)
-        self.automatic_optimization.optim_progress.optimizer.zero_grad.increment_by(done)
-        self.automatic_optimization.optim_progress.optimizer.step.increment_by(done)
-        self._batches_that_stepped += done
+        self._train(steps)
+        self.batch_progress.increment_by(steps, is_last_batch=steps == available)
+        self.automatic_optimization.optim_progress.optimizer.zero_grad.increment_by(steps)
+        self.automatic_optimization.optim_progress.optimizer.step.increment_by(steps)
+        self._batches_that_stepped += steps
 
-    def _run_steps(self, fetched: Iterable[tuple[Any, int, int]]) -> int:
-        """Train on these batches; returns how many there were."""
-        module, (optimizer,) = cast(LitClassifier, self.trainer.lightning_module), self.trainer.optimizers
-        to_device = self.trainer.datamodule.transfer_batch_to_device  # type: ignore[attr-defined]
-        device, training_step, zero_grad = module.device, module.training_step, optimizer.zero_grad
-        step = bare_step(optimizer)
-        done = 0
+    def _train(self, steps: int) -> None:
+        module = cast(LitClassifier, self.trainer.lightning_module)
+        loader = cast(EpochLoader, self.trainer.train_dataloader)
+        (optimizer,) = self.trainer.optimizers
+        inputs, targets = (t[:, : steps * loader.batch_size] for t in loader.examples())
+        if module.train_epoch(inputs, targets, loader.batch_size, optimizer):
+            return
+        batches = zip(*(t.split(loader.batch_size, 1) for t in (inputs, targets)), strict=True)
+        for number, batch in enumerate(batches):
 
-        def closure():
-            loss = training_step(batch, done)
-            zero_grad()
-            loss.backward()
-            return loss
+            def closure(batch=batch, number=number):
+                loss = module.training_step(batch, number)
+                optimizer.zero_grad()
+                loss.backward()
+                return loss
 
-        for batch, _, loader in fetched:
-            batch = to_device(batch, device, loader)
-            step(closure)
-            done += 1
-        return done
+            optimizer.step(closure)
 
 
 def watched(trainer: L.Trainer) -> bool:
     """Whether anything but the plain training step of this project happens in a step of this trainer.
 
-    A hook of a callback, of the module or of the DataModule that is not the inherited one, clipping or accumulation
-    of gradients, a scheduler, a validation loop, a profiler, mixed precision, or more than one device or optimiser.
+    A hook of a callback, of the module or of the DataModule that is not the inherited one, a hook of PyTorch's on the
+    parameters or the optimiser, clipping or accumulation of gradients, a scheduler, a validation loop, a profiler,
+    anomaly detection, other precision, compilation, manual optimisation, or another loader, strategy or optimiser.
     """
-    module, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
+    module, data, loader = trainer.lightning_module, trainer.datamodule, trainer.train_dataloader  # type: ignore[attr-defined]
     plain = (
         isinstance(module, LitClassifier)
         and isinstance(data, L.LightningDataModule)
-        and isinstance(trainer.profiler, NoProfiler)  # type: ignore[attr-defined]
+        and isinstance(loader, EpochLoader)
+        and definer(loader, "__iter__") is definer(loader, "examples")
+        and type(trainer.profiler) is PassThroughProfiler  # type: ignore[attr-defined]
         and type(trainer.strategy) is SingleDeviceStrategy
         and type(trainer.precision_plugin) is Precision
         and trainer.accumulate_grad_batches == 1
         and not trainer.gradient_clip_val
         and not trainer.enable_validation
         and not trainer.lr_scheduler_configs
+        and not torch.is_anomaly_enabled()
         and len(trainer.optimizers) == 1
         and isinstance(trainer.num_training_batches, int)
     )
-    return not plain or not (
-        all(_inherits(callback, L.Callback, _HOOKS) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        and _inherits(module, LitClassifier, _MODULE_HOOKS)
-        and _inherits(data, L.LightningDataModule, _DATA_HOOKS)
-    )
-
-
-def bare_step(optimizer: torch.optim.Optimizer) -> Callable[..., Any]:
-    """The optimiser's step without the profiling context that PyTorch puts around it, 20 µs each time.
-
-    As it is, if hooks are attached to it, for the same wrapper calls them.
-    """
-    step = type(optimizer).step
-    hooks = (
+    if not plain:
+        return True
+    (optimizer,) = trainer.optimizers
+    attached = (
         optimizer._optimizer_step_pre_hooks,
         optimizer._optimizer_step_post_hooks,
         _global_optimizer_pre_hooks,
         _global_optimizer_post_hooks,
+        *(hooks for p in module.parameters() for hooks in (p._backward_hooks, p._post_accumulate_grad_hooks)),
     )
-    if any(hooks) or "step" in vars(optimizer) or not getattr(step, "hooked", False):
-        return optimizer.step
-    return partial(step.__wrapped__, optimizer)  # type: ignore[attr-defined]
+    return (
+        any(attached)
+        or not module.automatic_optimization
+        or getattr(module, "_compiler_ctx", None) is not None
+        or "step" in vars(optimizer)
+        or not all(_inherits(callback, L.Callback, STEP_HOOKS) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        or not _inherits(module, LitClassifier, MODULE_HOOKS)
+        or not _inherits(data, L.LightningDataModule, TRANSFER_HOOKS)
+    )
 
 
 def _inherits(instance: Any, base: type, hooks: tuple[str, ...]) -> bool:

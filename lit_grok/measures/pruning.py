@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from lit_grok.compiled import compiled
+from lit_grok.kernels.compiled import compiled
 from lit_grok.measures.fisher import HasReluLayers
 
 Scheme = Literal["layerwise", "global", "normalised", "single_layer", "fisher"]

@@ -66,7 +66,7 @@ def test_a_diverging_replica_keeps_what_was_sound(command):
         *command.MOD_ADD, "run_dir=run", "seed=0:2", "epochs=5", *POISON, "+callbacks.poison.replica=1", "logger=csv"
     )
     assert result.code == 0
-    assert result.err.count("seed=1: the loss is nan at epoch 3: this run has diverged") == 1
+    assert result.err.count("seed=1: the weights are not finite at epoch 3: this run has diverged") == 1
     run = command.folder / "run"
     good, bad = json.loads((run / "summary.json").read_text())
     assert bad["status"] == "diverged"

@@ -15,7 +15,7 @@ def module(networks, diverged=None):
     return SimpleNamespace(
         stack=SimpleNamespace(networks=networks),
         replicas=networks,
-        diverged=diverged or [None] * len(networks),
+        sound=[r for r in range(len(networks)) if not diverged or diverged[r] is None],
         label=lambda r: f"seed={r}",
     )
 

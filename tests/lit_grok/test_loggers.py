@@ -132,11 +132,3 @@ def test_a_damaged_ids_file_does_not_stop_the_training(tmp_path, started):
 def test_unknown_mode(tmp_path):
     with pytest.raises(ValueError, match=r"logger.mode=cloud: unknown; allowed: offline, online"):
         start(tmp_path, mode="cloud")
-
-
-def test_the_profiler_does_nothing():
-    profiler = loggers.NoProfiler()
-    with profiler.profile("x"):
-        pass
-    assert profiler.profile("x") is profiler.profile("y")
-    assert profiler.start("x") is profiler.stop("x") is None

@@ -41,15 +41,20 @@ def test_the_loss_is_the_sum_of_the_means(count):
     torch.testing.assert_close(lit.training_step((inputs, targets), 0), sum(each))
 
 
+def gradient(lit):
+    """That of the first weight, (R, …)."""
+    return dict(zip(lit.stack.stacked(), lit.stack.split(lit.stack.flat.grad), strict=True))["hidden.0.weight"]
+
+
 def test_gradients_do_not_cross():
     lit, (inputs, targets) = module(3), batch(3)
     lit.training_step((inputs, targets), 0).backward()
-    first = lit.stack.template.get_parameter("hidden.0.weight").grad.clone()
+    first = gradient(lit).clone()
     lit.zero_grad()
     changed = targets.clone()
     changed[1] = (changed[1] + 1) % 7
     lit.training_step((inputs, changed), 0).backward()
-    second = lit.stack.template.get_parameter("hidden.0.weight").grad
+    second = gradient(lit)
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[2], second[2])
     assert not torch.equal(first[1], second[1])
@@ -191,10 +196,12 @@ def weights_are(lit, value):
 def test_the_last_finite_weights_are_kept():
     lit = module(2)
     weights_are(lit, (1, 2))
-    assert lit.mark_diverged(torch.tensor([0.1, 0.2]), 0) == []
+    lit.mark_diverged(0, torch.tensor([0.1, 0.2]))
+    assert lit.diverged == [None, None]
     weights_are(lit, (3, math.nan))
-    assert lit.mark_diverged(torch.tensor([0.1, math.nan]), 5) == [1]
-    assert lit.mark_diverged(torch.tensor([0.1, math.nan]), 6) == []
+    lit.mark_diverged(5)
+    assert lit.sound == [0]
+    lit.mark_diverged(6, torch.tensor([0.1, math.nan]))
     weights_are(lit, (4, math.inf))
     assert lit.diverged == [None, 5]
     for values in lit.final_weights().values():
@@ -206,7 +213,8 @@ def test_the_last_finite_weights_are_kept():
 def test_a_replica_broken_from_the_start_keeps_its_initial_weights(count):
     lit = module(count)
     before = {name: values.clone() for name, values in lit.stack.stacked().items()}
-    assert lit.mark_diverged(torch.tensor([0.1, math.inf])[-count:], 0) == [count - 1]
+    lit.mark_diverged(0, torch.tensor([0.1, math.inf])[-count:])
+    assert lit.diverged == [None, 0][-count:]
     weights_are(lit, [2, math.nan][-count:])
     for name, values in lit.final_weights().items():
         assert count == 1 or (values[0] == 2).all()
@@ -217,12 +225,12 @@ def test_a_replica_broken_from_the_start_keeps_its_initial_weights(count):
 def test_divergence_right_after_a_resume_keeps_the_weights_before_it(count):
     lit = module(count)
     weights_are(lit, [5] * count)
-    lit.mark_diverged(torch.zeros(count), 3)
+    lit.mark_diverged(3, torch.zeros(count))
     checkpoint = {}
     lit.on_save_checkpoint(checkpoint)
     resumed = module(count)
     resumed.on_load_checkpoint(checkpoint)
     weights_are(resumed, [math.nan] * count)
-    resumed.mark_diverged(torch.full((count,), math.nan), 4)
+    resumed.mark_diverged(4, torch.full((count,), math.nan))
     for values in resumed.final_weights().values():
         assert (values == 5).all()

@@ -105,17 +105,38 @@ def test_a_copied_stack_is_tied_together_again():
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_only_the_stacked_parameters_are_trained(replicas):
     stack = ReplicaStack([build("mod_add", r) for r in range(replicas)])
-    count = sum(p.numel() for p in stack.networks[0].parameters())
-    assert sum(p.numel() for p in stack.parameters()) == replicas * count
+    assert list(stack.parameters()) == [stack.flat]
+    assert list(stack.state_dict()) == ["flat"]
     shapes = [tuple(p.shape) for p in stack.networks[0].parameters()]
-    assert [tuple(p.shape) for p in stack.parameters()] == [(replicas, *s) for s in shapes]
     assert [tuple(v.shape) for v in stack.stacked().values()] == [(replicas, *s) for s in shapes]
 
 
-def test_the_memory_order_of_the_parts_is_kept():
+def test_a_row_holds_every_number_once_and_starts_on_a_boundary():
     stack = ReplicaStack([build("mod_add", r) for r in range(3)])
-    assert stack.stacked()["hidden.0.weight"].mT.is_contiguous()
-    assert stack.stacked()["output.weight"].is_contiguous()
+    with torch.no_grad():
+        stack.flat.copy_(torch.arange(stack.flat.numel()).view_as(stack.flat))
+    numbers = torch.cat([values.flatten(1) for values in stack.stacked().values()], 1)
+    count = sum(p.numel() for p in stack.networks[0].parameters())
+    assert all(len(row.unique()) == count for row in numbers)
+    assert all((row.long() // stack.flat.shape[1] == r).all() for r, row in enumerate(numbers))
+    assert stack.flat.shape[1] % 16 == 0
+    assert all(values.data_ptr() % 64 == 0 for values in stack.stacked().values())
+
+
+def test_the_gaps_of_a_row_stay_zero():
+    stack = train("mod_add", range(3), dict.fromkeys(range(3), 1e-3), steps=20)
+    used = torch.zeros_like(stack.flat)
+    for part in stack.split(used):
+        part.fill_(1)
+    assert used.sum() < used.numel()
+    assert not stack.flat[used == 0].any()
+
+
+def test_what_is_copied_out_is_contiguous():
+    stack = ReplicaStack([build("mod_add", r) for r in range(3)])
+    network = stack.copy(1)
+    assert torch.nn.utils.parameters_to_vector(network.parameters()).numel() > 0
+    assert torch.equal(network(PAIRS), stack.networks[1](PAIRS))
 
 
 # One answer
@@ -146,11 +167,8 @@ def test_outputs_are_those_of_the_networks(replicas):
 
 def test_one_replica_runs_directly(monkeypatch):
     monkeypatch.setattr("lit_grok.replicas.vmap", None)
-    monkeypatch.setattr("lit_grok.replicas.functional_call", None)
     network, inputs = Odd(), torch.randn(1, 5, 3)
-    stack = ReplicaStack([network])
-    assert torch.equal(stack(inputs)[0], network(inputs[0]))
-    assert next(stack.parameters()) is next(network.parameters())
+    assert torch.equal(ReplicaStack([network])(inputs)[0], network(inputs[0]))
 
 
 # One training

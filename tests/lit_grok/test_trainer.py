@@ -1,17 +1,22 @@
+import ast
+import inspect
+import textwrap
 from functools import partial
 
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.plugins.precision import DoublePrecision
+from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.plugins.precision import DoublePrecision, Precision
 
 from datamodules import ModularAdditionDataModule
 from lit_grok import optimizers
-from lit_grok.loggers import NoProfiler
+from lit_grok import trainer as short_way
 from lit_grok.modules import LitModularMLP
 from lit_grok.networks import ModularMLP
 from lit_grok.replicas import ReplicaStack
-from lit_grok.trainer import EpochLoop, Trainer, bare_step, watched
+from lit_grok.trainer import EpochLoop, Trainer, watched
 
 
 class Watches(L.Callback):
@@ -35,11 +40,11 @@ class Counts(L.Callback):
         self.steps.append((trainer.global_step, trainer.is_last_batch, trainer.fit_loop.epoch_loop.batch_idx))
 
 
-def build(replicas=2, optimizer=optimizers.Adam, module=LitModularMLP, shuffle=False):
+def build(replicas=2, optimizer=optimizers.Adam, module=LitModularMLP, shuffle=False, network=ModularMLP):
     torch.manual_seed(0)
     facts = {"init_scale": 1.0, "weight_decay": 1e-3, "seed_init": 0, "seed_data": 0, "seed_order": 0}
     lit = module(
-        ReplicaStack([ModularMLP(7, [9]) for _ in range(replicas)]),
+        ReplicaStack([network(7, [9]) for _ in range(replicas)]),
         classes=7,
         replicas=[{**facts, "seed": r} for r in range(replicas)],
         optimizer=partial(optimizer, lr=0.01),
@@ -50,7 +55,7 @@ def build(replicas=2, optimizer=optimizers.Adam, module=LitModularMLP, shuffle=F
 
 def trainer_of(*callbacks, **options):
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    defaults = {"max_epochs": 4, "limit_val_batches": 0, "profiler": NoProfiler(), "enable_checkpointing": False}
+    defaults = {"max_epochs": 4, "limit_val_batches": 0, "enable_checkpointing": False}
     return Trainer(accelerator="cpu", callbacks=list(callbacks), **quiet | defaults | options)
 
 
@@ -156,6 +161,13 @@ class Augmented(ModularAdditionDataModule):
         return batch
 
 
+class Augments(LitModularMLP):
+    """The module has these hooks too, and Lightning calls them where the DataModule has none."""
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return batch
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -166,10 +178,22 @@ class Augmented(ModularAdditionDataModule):
         {"module": OwnStep},
         {"module": AfterBackward},
         {"module": Scheduled},
+        {"module": Augments},
         {"data": Augmented},
         {},
     ],
-    ids=["clipping", "accumulation", "profiler", "precision", "step", "hook", "scheduler", "data", "nothing"],
+    ids=[
+        "clipping",
+        "accumulation",
+        "profiler",
+        "precision",
+        "step",
+        "hook",
+        "scheduler",
+        "transfer",
+        "data",
+        "nothing",
+    ],
 )
 def test_whatever_touches_a_step_takes_lightnings_way(options):
     lit, data = build(module=options.pop("module", LitModularMLP))
@@ -193,23 +217,87 @@ def test_a_hook_of_the_optimiser_is_called_in_every_step(attach):
     assert len(calls) == 20
 
 
-@pytest.mark.parametrize("kind", [optimizers.Adam, optimizers.SGD, torch.optim.SGD, torch.optim.Adam])
-def test_the_bare_step_is_the_step(kind):
+def hooks_called_in(*sources):
+    """Names that Lightning's source hands to the functions which call hooks."""
+    found = set()
+    for source in sources:
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(source)))):
+            if isinstance(node, ast.Call):
+                name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                if name in ("_call_callback_hooks", "_call_lightning_module_hook", "_call_batch_hook"):
+                    found |= {a.value for a in node.args if isinstance(a, ast.Constant)}
+    return found
+
+
+def test_every_hook_that_lightning_calls_in_a_step_is_known():
+    """What the short way leaves out must be nothing: a new version that calls one more hook fails here."""
+    found = hooks_called_in(
+        _TrainingEpochLoop.advance,
+        _AutomaticOptimization,
+        Precision,
+        L.LightningModule._on_before_batch_transfer,
+        L.LightningModule._apply_batch_transfer_handler,
+    )
+    known = {*short_way.STEP_HOOKS, *short_way.MODULE_HOOKS}
+    called_directly = {"training_step", "backward", "configure_gradient_clipping"}  # by the strategy and the precision
+    assert found | called_directly == known
+    callbacks = {name for name in vars(L.Callback) if "batch" in name or "step" in name or "grad" in name}
+    elsewhere = {f"on_{stage}_batch_{end}" for stage in ("validation", "test", "predict") for end in ("start", "end")}
+    assert callbacks - elsewhere - {"on_before_backward", "on_after_backward"} <= set(short_way.STEP_HOOKS)
+
+
+def test_every_setting_of_the_trainer_is_known():
+    """A new argument of Lightning's Trainer must be looked at: could it change what happens in a step?"""
+    settings = set(inspect.signature(L.Trainer.__init__).parameters) - {"self"}
+    asked_for = {"strategy", "precision", "plugins", "accumulate_grad_batches", "gradient_clip_val", "profiler"}
+    asked_for |= {"detect_anomaly", "callbacks", "limit_val_batches", "max_steps", "max_time", "limit_train_batches"}
+    harmless = {
+        "accelerator",
+        "devices",
+        "num_nodes",
+        "logger",
+        "fast_dev_run",
+        "max_epochs",
+        "min_epochs",
+        "min_steps",
+    }
+    harmless |= {"limit_test_batches", "limit_predict_batches", "overfit_batches", "check_val_every_n_epoch"}
+    harmless |= {"val_check_interval", "num_sanity_val_steps", "log_every_n_steps", "enable_checkpointing"}
+    harmless |= {"enable_progress_bar", "enable_model_summary", "gradient_clip_algorithm", "deterministic", "benchmark"}
+    harmless |= {"inference_mode", "use_distributed_sampler", "barebones", "sync_batchnorm", "model_registry"}
+    harmless |= {"reload_dataloaders_every_n_epochs", "default_root_dir", "enable_autolog_hparams"}
+    assert settings == asked_for | harmless
+
+
+class Doubled(ModularMLP):
+    """Trains otherwise than the network it is made from."""
+
+    def forward_stack(self, parameters, inputs):
+        return 2 * super().forward_stack(parameters, inputs)
+
+
+class HalfStep(optimizers.Adam):
+    """Moves half as far as the optimiser it is made from."""
+
+    def step(self, closure=None):
+        before = self.param_groups[0]["params"][0].detach().clone()
+        loss = super().step(closure)
+        with torch.no_grad():
+            self.param_groups[0]["params"][0].lerp_(before, 0.5)
+        return loss
+
+
+@pytest.mark.parametrize("part", [{"network": Doubled}, {"optimizer": HalfStep}], ids=["network", "optimiser"])
+def test_what_is_made_from_ours_and_does_something_else_is_obeyed_either_way(part):
     ends = []
-    for bare in (False, True):
-        weights = torch.nn.Parameter(torch.linspace(-1, 1, 5))
-        optimizer = kind([weights], lr=0.1)
-
-        def closure(weights=weights, optimizer=optimizer):
-            optimizer.zero_grad()
-            loss = weights.cos().sum()
-            loss.backward()
-            return loss
-
-        losses = [(bare_step(optimizer) if bare else optimizer.step)(closure).item() for _ in range(3)]
-        ends.append((losses, weights.tolist()))
-    assert bare_step(optimizer) != optimizer.step
-    assert ends[0] == ends[1]
+    for watching in ((), (Watches(),)):
+        lit, data = build(**part)
+        trainer_of(*watching).fit(lit, datamodule=data)
+        ends.append(lit.stack.flat.detach())
+    plain, data = build()
+    trainer_of().fit(plain, datamodule=data)
+    assert torch.equal(*ends)
+    assert not torch.equal(ends[0], plain.stack.flat)
 
 
 def test_an_optimiser_that_calls_its_closure_more_than_once():

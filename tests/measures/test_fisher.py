@@ -9,6 +9,7 @@ from torch.func import functional_call, jacrev
 from lit_grok.measures.fisher import fisher_diagonal, fisher_scores, two_layer_fisher_diagonal
 from lit_grok.measures.pruning import removal_steps
 from lit_grok.networks import IsingCNN, ModularMLP
+from lit_grok.replicas import ReplicaStack
 
 VARIANTS = ["classif_logits", "regression"]
 
@@ -287,7 +288,7 @@ def test_tokens_of_a_network_without_the_protocol():
 
 def test_order_is_the_logical_one_of_each_parameter():
     """The first weight lies in memory column by column; (neuron, token) is still at neuron × 2P + token."""
-    network = randomised(ReluMLP(P=7, hidden=[6]))
+    network = ReplicaStack([randomised(ReluMLP(P=7, hidden=[6]))]).networks[0]
     assert not network.hidden[0].weight.is_contiguous()
     first = fisher_diagonal(network, torch.tensor([[2, 4]]), "regression")[: 6 * 14].view(6, 14)
     assert first.sum(0).nonzero().flatten().tolist() == [2, 7 + 4]

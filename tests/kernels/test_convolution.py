@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lit_grok.convolution import conv_relu_pool
+from lit_grok.kernels.convolution import conv_relu_pool
 
 
 def reference(inputs, weight, bias):

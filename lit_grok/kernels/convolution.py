@@ -18,6 +18,8 @@ There is no parallel loop over replicas: a thread that numba started before `tor
 it, so the bits of a result would depend on who computed it, and one replica alone would gain nothing.
 """
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numba
@@ -27,9 +29,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lit_grok.compiled import arrays, compiled
+from lit_grok.kernels.compiled import CompiledSteps, arrays, compiled, inlined
+from lit_grok.kernels.losses import loss_and_hits, loss_gradient
+from lit_grok.kernels.perceptron import backward, forward, hidden_units
+from lit_grok.kernels.updates import update
 
 _LANES = 16  # samples are padded with zeros to a multiple of this, so that vector loops have no remainder
+_CHUNK = 512  # images evaluated at a time
 _DEAD = np.int8(4)  # stands where the position 0 … 3 of a window's maximum would, if relu blocks its gradient
 
 
@@ -194,51 +200,185 @@ def _fill(padded, images):
                 _copy(images[c, i, j], padded[c, i + 1, j + 1])
 
 
-@compiled
-def _forward(images, weight, bias, output, argmax):
-    R, filters, H2, W2, B = output.shape
-    C, H, W = images.shape[1:4]
-    padded = _with_border(C, H, W, B)
+@inlined
+def _block(padded, weight, bias, output, argmax):
+    """The block of one replica, on images that have their border."""
+    filters, H2, W2, _ = output.shape
     window = np.empty((4, padded.shape[-1]), np.float32)
-    for r in range(R):
-        if r < len(images):  # else all replicas share the one that is there
-            _fill(padded, images[r])
-        for i in range(H2):
-            for j in range(W2):
-                for o in range(filters):
-                    window[:] = bias[r, o]
-                    for c in range(C):
-                        _correlate(padded[c], 2 * i, 2 * j, weight[r, o, c], window)
-                    _pool(window, output[r, o, i, j], argmax[r, o, i, j])
+    for i in range(H2):
+        for j in range(W2):
+            for o in range(filters):
+                window[:] = bias[o]
+                for c in range(len(padded)):
+                    _correlate(padded[c], 2 * i, 2 * j, weight[o, c], window)
+                _pool(window, output[o, i, j], argmax[o, i, j])
 
 
-@compiled
-def _backward(grad_output, images, weight, argmax, grad_inputs, grad_weight, grad_bias):
-    R, filters, H2, W2, B = grad_output.shape
-    C, H, W = images.shape[1:4]
-    padded = _with_border(C, H, W, B)
-    padded_grad = _with_border(filters, H, W, B)  # with respect to the pre-activations
+@inlined
+def _block_gradient(grad_output, padded, weight, argmax, grad_images, grad_weight, grad_bias):
+    """Write its gradients, those of the images where there is room for them."""
+    filters, H2, W2, B = grad_output.shape
+    C = len(padded)
+    padded_grad = _with_border(filters, 2 * H2, 2 * W2, B)  # with respect to the pre-activations
     window = np.zeros((4, padded.shape[-1]), np.float32)  # the gradients of four pre-activations
+    grad_weight[:] = 0
+    grad_bias[:] = 0
+    for i in range(H2):
+        for j in range(W2):
+            for o in range(filters):
+                grad_bias[o] += _unpool(grad_output[o, i, j], argmax[o, i, j], window)
+                for c in range(C):
+                    _add_filter_gradient(padded[c], 2 * i, 2 * j, window, grad_weight[o, c])
+                if len(grad_images) > 0:
+                    for k in range(4):
+                        _copy(window[k], padded_grad[o, 2 * i + 1 + k // 2, 2 * j + 1 + k % 2])
+    if len(grad_images) == 0:
+        return
     spread = np.empty_like(window)  # the gradients of the four inputs in their place
     flipped = weight[..., ::-1, ::-1].copy()
-    for r in range(R):
+    for i in range(H2):
+        for j in range(W2):
+            for c in range(C):
+                spread[:] = 0
+                for o in range(filters):
+                    _correlate(padded_grad[o], 2 * i, 2 * j, flipped[o, c], spread)
+                for k in range(4):
+                    _copy(spread[k], grad_images[c, 2 * i + k // 2, 2 * j + k % 2])
+
+
+@compiled
+def _forward(images, weight, bias, output, argmax):
+    C, H, W, B = images.shape[1:]
+    padded = _with_border(C, H, W, B)
+    for r in range(len(weight)):
+        if r < len(images):  # else all replicas share the one that is there
+            _fill(padded, images[r])
+        _block(padded, weight[r], bias[r], output[r], argmax[r])
+
+
+@compiled
+def _backward(grad_output, images, weight, argmax, grad_images, grad_weight, grad_bias):
+    C, H, W, B = images.shape[1:]
+    padded = _with_border(C, H, W, B)
+    for r in range(len(weight)):
         if r < len(images):
             _fill(padded, images[r])
-        for i in range(H2):
-            for j in range(W2):
-                for o in range(filters):
-                    grad_bias[r, o] += _unpool(grad_output[r, o, i, j], argmax[r, o, i, j], window)
-                    for c in range(C):
-                        _add_filter_gradient(padded[c], 2 * i, 2 * j, window, grad_weight[r, o, c])
-                    if len(grad_inputs) > 0:
-                        for k in range(4):
-                            _copy(window[k], padded_grad[o, 2 * i + 1 + k // 2, 2 * j + 1 + k % 2])
-        if len(grad_inputs) > 0:
-            for i in range(H2):
-                for j in range(W2):
-                    for c in range(C):
-                        spread[:] = 0
-                        for o in range(filters):
-                            _correlate(padded_grad[o], 2 * i, 2 * j, flipped[r, o, c], spread)
-                        for k in range(4):
-                            _copy(spread[k], grad_inputs[r, c, 2 * i + k // 2, 2 * j + k % 2])
+        room = grad_images[r] if len(grad_images) > 0 else grad_images.reshape(0, H, W, B)
+        _block_gradient(grad_output[r], padded, weight[r], argmax[r], room, grad_weight[r], grad_bias[r])
+
+
+# A whole training step of two such blocks and a perceptron on what they find.
+
+
+def ising_steps(layers: np.ndarray, offsets: Mapping[str, int], side: int, squared: bool) -> CompiledSteps:
+    """The steps of conv1 (1 → 2 filters) and conv2 (2 → 4), each with ReLU and pooling, and a perceptron after them.
+
+    Args:
+        layers: Of `lit_grok.kernels.perceptron.layer_table`.
+        offsets: Where the weight and the bias of ``conv1`` and of ``conv2`` start in a row.
+        side: Linear size of the images, a multiple of 4.
+        squared: Squared error instead of cross entropy.
+    """
+    places = np.array([[offsets[f"{name}.{kind}"] for kind in ("weight", "bias")] for name in ("conv1", "conv2")])
+
+    def prepare(images: Tensor) -> np.ndarray:
+        return images.reshape(len(images), 1, side, side).movedim(0, -1).float().contiguous().numpy()
+
+    return CompiledSteps(prepare, *(partial(step, layers, places, squared) for step in (_gradient, _train, _evaluate)))
+
+
+@inlined
+def _filters(row, places, block):
+    """Weight (filters, channels, 3, 3) and bias of conv1 (0) or conv2 (1) in a row."""
+    weight, bias = places[block]
+    channels = block + 1
+    filters = 2 * channels
+    return row[weight : weight + filters * channels * 9].reshape(filters, channels, 3, 3), row[bias : bias + filters]
+
+
+@inlined
+def _features(theta, places, images, padded, found, argmax):
+    """Run both blocks on images (1, L, L, B); ``padded``, ``found`` and ``argmax`` hold each one's input and output."""
+    _fill(padded[0], images)
+    for block in range(2):
+        weight, bias = _filters(theta, places, block)
+        _block(padded[block], weight, bias, found[block], argmax[block])
+        if block == 0:
+            _fill(padded[1], found[0])
+
+
+@inlined
+def _rooms(L, B):
+    """Room for what enters and leaves both blocks."""
+    padded = (_with_border(1, L, L, B), _with_border(2, L // 2, L // 2, B))
+    first, second = (2, L // 2, L // 2, B), (4, L // 4, L // 4, B)
+    found = (np.empty(first, np.float32), np.empty(second, np.float32))
+    return padded, found, (np.empty(first, np.int8), np.empty(second, np.int8))
+
+
+@inlined
+def _transpose(source, target):
+    """Write (n, m) into (m, n)."""
+    for i in range(len(target)):
+        for j in range(len(source)):
+            target[i, j] = source[j, i]
+
+
+@inlined
+def _step(layers, places, squared, theta, grad, images, targets):
+    _, L, _, B = images.shape
+    padded, found, argmax = _rooms(L, B)
+    _features(theta, places, images, padded, found, argmax)
+    x = np.empty((B, layers[0, 0]), np.float32)
+    _transpose(found[1].reshape(layers[0, 0], B), x)
+    hidden = np.empty(B * hidden_units(layers, 0), np.float32)
+    logits = np.empty((B, layers[-1, 1]), np.float32)
+    room = np.empty(2 * B * layers[:, 1].max(), np.float32)
+    grad_x = np.empty_like(x)
+    forward(theta, layers, 0, x, hidden, logits)
+    loss = loss_gradient(logits, targets, squared)
+    backward(theta, grad, layers, 0, x, hidden, logits, room, grad_x)
+    grad_found = (np.empty_like(found[0]), np.empty_like(found[1]))
+    _transpose(grad_x, grad_found[1].reshape(layers[0, 0], B))
+    weight, _ = _filters(theta, places, 1)
+    grad_weight, grad_bias = _filters(grad, places, 1)
+    _block_gradient(grad_found[1], padded[1], weight, argmax[1], grad_found[0], grad_weight, grad_bias)
+    weight, _ = _filters(theta, places, 0)
+    grad_weight, grad_bias = _filters(grad, places, 0)
+    nowhere = np.empty((0, L, L, B), np.float32)
+    _block_gradient(grad_found[0], padded[0], weight, argmax[0], nowhere, grad_weight, grad_bias)
+    return loss
+
+
+@compiled
+def _gradient(layers, places, squared, theta, grad, images, targets):
+    return _step(layers, places, squared, theta, grad, images, targets)
+
+
+@compiled
+def _train(layers, places, squared, theta, grad, kind, first, second, done, hyper, images, targets, batch_size):
+    for start in range(0, len(targets), batch_size):
+        batch = images[..., start : start + batch_size]
+        _step(layers, places, squared, theta, grad, batch, targets[start : start + batch_size])
+        done += 1
+        update(theta, grad, kind, first, second, done, hyper)
+
+
+@compiled
+def _evaluate(layers, places, squared, theta, images, targets):
+    _, L, _, N = images.shape
+    loss, hits = 0.0, 0
+    for start in range(0, N, _CHUNK):
+        part, labels = images[..., start : start + _CHUNK], targets[start : start + _CHUNK]
+        B = len(labels)
+        padded, found, argmax = _rooms(L, B)
+        _features(theta, places, part, padded, found, argmax)
+        x = np.empty((B, layers[0, 0]), np.float32)
+        _transpose(found[1].reshape(layers[0, 0], B), x)
+        hidden = np.empty(B * hidden_units(layers, 0), np.float32)
+        logits = np.empty((B, layers[-1, 1]), np.float32)
+        forward(theta, layers, 0, x, hidden, logits)
+        more, right = loss_and_hits(logits, labels, squared)
+        loss += more
+        hits += right
+    return loss / N, hits / N

@@ -1,0 +1,50 @@
+"""A replica ends at the same bits whatever stands beside it, in whatever order, on however many threads."""
+
+import numpy as np
+import pytest
+import torch
+
+import lit_grok
+
+TASKS = {
+    "mod_add": ("task=mod_add", "P=31", "weight_decay=3e-4", "epochs=400", "callbacks.fim_trajectory.until=50"),
+    "ising": (
+        *("task=ising", "side=8", "datamodule.snapshots=20", "datamodule.steps=3000", "datamodule.train_size=100"),
+        *("datamodule.test_size=200", "epochs=200", "log_every=20", "callbacks.fim_trajectory.every=20"),
+    ),
+}
+SCALES = [0.2, 1.0, 10.0, 3.0, 0.5]
+
+
+def train(command, name, task, scales, threads):
+    """The run's results and its networks, by init_scale."""
+    listed = ",".join(map(str, scales))
+    # CKA is a comparison of replicas: with one replica there is none.
+    options = ("logger=none", "~callbacks.similarity", f"init_scale=[{listed}]", f"threads={threads}")
+    result = command(*TASKS[task], *options, f"run_dir={name}")
+    assert result.code == 0, result.err
+    run = lit_grok.open_run(command.folder / name)
+    return {
+        scale: (run.isel(replica=r), lit_grok.load_network(command.folder / name, init_scale=scale))
+        for r, scale in enumerate(scales)
+    }
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_alone_in_another_stack_in_another_order_and_on_two_threads(task, command, monkeypatch):
+    for place in ("base", "grok_time", "fim_trajectory"):  # pictures take minutes and prove nothing
+        monkeypatch.setattr(f"callbacks.{place}.save_figures", lambda *_: None)
+    whole = train(command, "whole", task, SCALES, threads=1)
+    others = [
+        train(command, "threads", task, SCALES, threads=2),
+        train(command, "order", task, SCALES[::-1], threads=2),
+        train(command, "part", task, [10.0, 0.2], threads=1),
+        train(command, "alone", task, [0.2], threads=1),
+    ]
+    for other in others:
+        for scale, (results, network) in other.items():
+            expected, reference = whole[scale]
+            assert all(map(torch.equal, network.parameters(), reference.parameters()))
+            assert set(results) == set(expected)
+            for name in expected:
+                np.testing.assert_array_equal(results[name], expected[name], err_msg=f"{name} at {scale}")
