@@ -8,7 +8,8 @@ import numpy as np
 
 from callbacks.base import save_figures
 from lit_grok.figures.curves import curves
-from lit_grok.measures.grokking import GrokkingTime, grokking_time
+from lit_grok.measures.grokking import Outcome
+from lit_grok.results import outcomes
 
 log = logging.getLogger("lit_grok")
 
@@ -18,8 +19,8 @@ class GrokTimeCallback(L.Callback):
 
     Announces on the console and in W&B when a replica first reaches its task's generalisation level. That
     announcement is provisional, since Definition 1 refers to the maximum over the whole run; the verdict is read
-    off the complete curves at the end (``t_train``, ``t_test``, ``t_grok`` in the results, NaN where undefined) and
-    drawn into ``figures/`` of the run's directory.
+    off the complete curves at the end (``t_train``, ``t_test``, ``t_grok`` in the results, NaN where undefined or
+    without meaning, as in `lit_grok.measures.grokking.outcome`) and drawn into ``figures/`` of the run's directory.
     """
 
     def __init__(self):
@@ -45,9 +46,9 @@ class GrokTimeCallback(L.Callback):
         """Record the verdict of every replica."""
         if pl_module.interrupted:
             return
-        times = [self._time(pl_module, r) for r in range(len(pl_module.replicas))]
+        found = self._outcomes(pl_module)
         for name in ("t_train", "t_test", "t_grok"):
-            values = [getattr(time, name) for time in times]
+            values = [getattr(one, name) for one in found]
             pl_module.recorder.add(name, [np.nan if v is None else v for v in values], epoch=None)
         save_figures(trainer, pl_module, lambda replica, title: {"curves": curves(replica, title)})
 
@@ -60,20 +61,20 @@ class GrokTimeCallback(L.Callback):
         self._announced = list(state_dict["announced"])
 
     def _announce(self, module: Any, r: int, epoch: int) -> None:
-        time = self._time(module, r)
+        found = self._outcomes(module)[r]
         log.info(
             "%s: test accuracy %.3f at epoch %d, train accuracy up since epoch %s: %s",
             module.label(r),
             module.recorder.latest("test_accuracy")[r],
             epoch,
-            time.t_train,
-            "grokking" if time.grokked else "steady learning",
+            found.t_train,
+            "grokking" if found.status == "grokked" else "steady learning",
         )
         if module.loggers:
             module.loggers[r].log_metrics({"generalised_at": epoch, "epoch": epoch}, step=epoch)
 
     @staticmethod
-    def _time(module: Any, r: int) -> GrokkingTime:
-        epochs, train = module.recorder.curve("train_accuracy")
-        _, test = module.recorder.curve("test_accuracy")
-        return grokking_time(epochs, train[:, r], test[:, r])
+    def _outcomes(module: Any) -> list[Outcome]:
+        return outcomes(
+            module.recorder, chance=module.chance, generalisation=module.generalisation, diverged=module.diverged
+        )

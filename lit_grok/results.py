@@ -31,7 +31,7 @@ import yaml
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from lit_grok.measures.grokking import grokking_time, status
+from lit_grok.measures.grokking import Outcome, outcome
 
 CONFIG, RESULTS, WEIGHTS, SUMMARY = "config.yaml", "results.nc", "weights.safetensors", "summary.json"
 CHECKPOINT = "checkpoints/last.ckpt"
@@ -197,6 +197,29 @@ class Recorder:
         }
 
 
+def outcomes(
+    recorder: Recorder, *, chance: float, generalisation: float, diverged: Sequence[int | None]
+) -> list[Outcome]:
+    """What became of every replica, from its own curves, as far as its loss was finite.
+
+    Args:
+        recorder: Curves of the run.
+        chance: Accuracy of a guess.
+        generalisation: Test accuracy from which a run counts as having generalised.
+        diverged: For each replica the epoch at which its loss was found not to be finite, or None.
+
+    Returns:
+        One outcome per replica.
+    """
+    found = []
+    for r, end in enumerate(diverged):
+        epochs, train = _sound(recorder, "train_accuracy", r, end)
+        test, norm = (_sound(recorder, name, r, end)[1] for name in ("test_accuracy", "weight_norm"))
+        options = {"chance": chance, "generalisation": generalisation}
+        found.append(outcome(epochs, train, test, norm, diverged=end is not None, **options))
+    return found
+
+
 def summarise(
     recorder: Recorder,
     *,
@@ -219,28 +242,29 @@ def summarise(
         seconds: Wall time of the training, shared by all replicas that trained together.
 
     Returns:
-        One record per replica; None where something is undefined.
+        One record per replica; None where something is undefined. Of a replica that diverged, losses, accuracies and
+        weight norm are those of its last sound evaluation, as its weights are.
     """
-    evaluated, train = recorder.curve("train_accuracy")
-    _, test = recorder.curve("test_accuracy")
+    judged = outcomes(recorder, chance=chance, generalisation=generalisation, diverged=diverged)
     records = []
-    for r, replica in enumerate(recorder.replicas):
-        sound = slice(None) if diverged[r] is None else evaluated < diverged[r]
-        times = grokking_time(evaluated[sound], train[sound, r], test[sound, r])
-        if diverged[r] is None:
-            verdict: str = status(times.grokked, train[:, r], test[:, r], chance, generalisation)
-        else:
-            verdict = "diverged"
-        record = {"task": task, **replica, "status": verdict, "grokked": verdict == "grokked"}
-        record |= {"t_train": times.t_train, "t_test": times.t_test, "t_grok": times.t_grok, "epochs": epochs}
-        for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
-            record[name] = float(recorder.latest(name)[r])
-        record["max_train_accuracy"] = float(train[sound, r].max()) if train[sound].size else None
-        record["max_test_accuracy"] = float(test[sound, r].max()) if test[sound].size else None
-        record["weight_norm"] = float(recorder.latest("weight_norm")[r])
+    for r, (replica, found) in enumerate(zip(recorder.replicas, judged, strict=True)):
+        record = {"task": task, **replica, "status": found.status, "grokked": found.status == "grokked"}
+        record |= {"t_train": found.t_train, "t_test": found.t_test, "t_grok": found.t_grok, "epochs": epochs}
+        for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "weight_norm"):
+            _, values = _sound(recorder, name, r, diverged[r])
+            record[name] = float(values[-1]) if values.size else None
+            if name.endswith("accuracy"):
+                record[f"max_{name}"] = float(values.max()) if values.size else None
         record["seconds"] = round(seconds, 3)
         records.append(record)
     return records
+
+
+def _sound(recorder: Recorder, name: str, replica: int, diverged: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs (n,) and values (n,) of one curve of one replica, up to its divergence."""
+    epochs, values = recorder.curve(name)
+    sound = slice(None) if diverged is None else epochs < diverged
+    return epochs[sound], values[sound, replica]
 
 
 def write_results(run_dir: str | Path, dataset: xr.Dataset, stacked: Mapping[str, Tensor]) -> None:

@@ -1,11 +1,13 @@
-"""Grokking time and what became of a run, from its accuracy curves."""
+"""Grokking time and what became of a run, from its curves."""
 
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-Status = Literal["collapsed", "undertrained", "memorised", "grokked", "steady"]
+Status = Literal["diverged", "collapsed", "undertrained", "memorised", "grokked", "steady"]
+
+_GONE = 0.01  # of the initial weight norm: with no more than this left, the weights are gone
 
 
 class GrokkingTime(NamedTuple):
@@ -15,6 +17,15 @@ class GrokkingTime(NamedTuple):
     t_test: int | None
     t_grok: int | None
     grokked: bool
+
+
+class Outcome(NamedTuple):
+    """What became of a run, and its grokking time as far as it means anything."""
+
+    status: Status
+    t_train: int | None
+    t_test: int | None
+    t_grok: int | None
 
 
 def grokking_time(epochs: ArrayLike, train_accuracy: ArrayLike, test_accuracy: ArrayLike) -> GrokkingTime:
@@ -42,40 +53,80 @@ def grokking_time(epochs: ArrayLike, train_accuracy: ArrayLike, test_accuracy: A
     return GrokkingTime(t_train, t_test, t_test - t_train, t_test - t_train > t_train)
 
 
-def status(
-    grokked: bool,
-    train_accuracy: ArrayLike,
-    test_accuracy: ArrayLike,
-    chance: float,
-    generalisation: float,
-) -> Status:
-    """What became of a run: Definition 2 alone misreads runs that learn nothing or never generalise.
-
-    - ``collapsed``: at its end the train accuracy is at chance, no higher than chance + 0.1 (1 − chance).
-    - ``grokked`` or ``steady``: the test accuracy reached the task's generalisation level.
-    - ``memorised``: it did not, though the train accuracy did.
-    - ``undertrained``: neither did.
-
-    Args:
-        grokked: The verdict of `grokking_time`.
-        train_accuracy: Curve, shape (n,).
-        test_accuracy: Curve, shape (n,).
-        chance: Accuracy of a guess, 1 / classes.
-        generalisation: Test accuracy from which a run of this task counts as having generalised.
-
-    Returns:
-        The status.
+def left_chance(accuracy: float, chance: float) -> bool:
+    """Whether an accuracy is beyond chance by more than a tenth of the way to 1, chance + 0.1 (1 − chance).
 
     Example:
-        >>> status(False, [0.5, 0.9, 1.0], [0.5, 0.8, 0.81], chance=0.5, generalisation=0.9)
-        'memorised'
+        >>> left_chance(0.54, chance=0.5), left_chance(0.56, chance=0.5)
+        (False, True)
     """
-    train, test = np.asarray(train_accuracy, float), np.asarray(test_accuracy, float)
-    if train[~np.isnan(train)][-1] <= chance + 0.1 * (1 - chance):
-        return "collapsed"
-    if np.nanmax(test) >= generalisation:
-        return "grokked" if grokked else "steady"
-    return "memorised" if np.nanmax(train) >= generalisation else "undertrained"
+    return bool(accuracy > chance + 0.1 * (1 - chance))
+
+
+def outcome(
+    epochs: ArrayLike,
+    train_accuracy: ArrayLike,
+    test_accuracy: ArrayLike,
+    weight_norm: ArrayLike,
+    *,
+    chance: float,
+    generalisation: float,
+    diverged: bool = False,
+) -> Outcome:
+    """What became of a run: Definitions 1 and 2 alone misread runs that learn nothing or never generalise.
+
+    - ``diverged``: its loss is not finite any more.
+    - ``collapsed``: at its end the train accuracy is at chance (`left_chance`), and it had left chance before or
+      the weights are gone, with a norm of 0.01 of the initial one or less.
+    - ``grokked`` or ``steady``: the test accuracy reached the task's generalisation level.
+    - ``memorised``: it did not, though the train accuracy did.
+    - ``undertrained``: neither did, or nothing was measured.
+
+    Args:
+        epochs: Increasing epochs at which the accuracies were measured, shape (n,).
+        train_accuracy: Curve, shape (n,), NaN where not measured; up to the divergence where there was one.
+        test_accuracy: Likewise.
+        weight_norm: Euclidean norm of all parameters from the first to the last epoch, shape (m,).
+        chance: Accuracy of a guess, 1 / classes.
+        generalisation: Test accuracy from which a run of this task counts as having generalised.
+        diverged: Whether the loss stopped being finite.
+
+    Returns:
+        The status, and the epochs of `grokking_time`: t_test and t_grok only where the network generalised,
+        ``grokked`` or ``steady``, since the maximum that they refer to is no generalisation otherwise.
+
+    Example:
+        >>> options = {"weight_norm": [60, 8, 2], "chance": 0.5, "generalisation": 0.9}
+        >>> outcome([0, 10, 20], [0.5, 1.0, 1.0], [0.5, 0.8, 0.81], **options)
+        Outcome(status='memorised', t_train=10, t_test=None, t_grok=None)
+        >>> outcome([0, 10, 30], [0.5, 1.0, 1.0], [0.5, 0.8, 0.95], **options)
+        Outcome(status='grokked', t_train=10, t_test=30, t_grok=20)
+    """
+    time = grokking_time(epochs, train_accuracy, test_accuracy)
+    train, test, norm = (_measured(curve) for curve in (train_accuracy, test_accuracy, weight_norm))
+    status: Status
+    if diverged:
+        status = "diverged"
+    elif not train.size:
+        status = "undertrained"
+    elif not left_chance(train[-1], chance) and (left_chance(train.max(), chance) or _gone(norm)):
+        status = "collapsed"
+    elif test.size and test.max() >= generalisation:
+        status = "grokked" if time.grokked else "steady"
+    else:
+        status = "memorised" if train.max() >= generalisation else "undertrained"
+    if status in ("grokked", "steady"):
+        return Outcome(status, *time[:3])
+    return Outcome(status, time.t_train, None, None)
+
+
+def _gone(norm: np.ndarray) -> bool:
+    return norm.size > 0 and norm[-1] <= _GONE * norm[0]
+
+
+def _measured(curve: ArrayLike) -> np.ndarray:
+    values = np.asarray(curve, float)
+    return values[~np.isnan(values)]
 
 
 def _reaches_maximum(epochs: ArrayLike, accuracy: ArrayLike) -> int | None:

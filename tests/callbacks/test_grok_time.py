@@ -15,8 +15,9 @@ def module(curves):
     """A module whose replicas have had these accuracy curves, (train, test) each."""
     recorder = Recorder([{"init_scale": 1.0, "seed": r} for r in range(len(curves))])
     lit = SimpleNamespace(
-        recorder=recorder, generalisation=0.9, loggers=[], label=lambda r: f"seed={r}", replicas=recorder.replicas
+        recorder=recorder, chance=0.1, generalisation=0.9, diverged=[None] * len(curves), loggers=[], interrupted=False
     )
+    lit.label, lit.replicas = (lambda r: f"seed={r}"), recorder.replicas
     lit.steps = list(zip(*(zip(*pair, strict=True) for pair in curves), strict=True))
     return lit
 
@@ -25,6 +26,7 @@ def play(callback, lit, first=0):
     for epoch, values in enumerate(lit.steps):
         lit.recorder.add("train_accuracy", [train for train, _ in values], epoch)
         lit.recorder.add("test_accuracy", [test for _, test in values], epoch)
+        lit.recorder.add("weight_norm", [3.0 for _ in values], epoch)
         if epoch >= first and epoch:
             callback.on_train_epoch_end(SimpleNamespace(current_epoch=epoch - 1), lit)
 
@@ -36,6 +38,7 @@ def announced(caplog, monkeypatch):
     return lambda: [record.getMessage() for record in caplog.records]
 
 
+ANY = "+module.generalisation=0"  # whatever a network of a few epochs can do counts as generalising
 GROKS = ([0.1, 1, 1, 1, 1, 1], [0.1, 0.1, 0.2, 0.5, 0.95, 1])
 STEADY = ([0.1, 0.5, 1, 1, 1, 1], [0.1, 0.5, 0.96, 1, 1, 1])
 MEMORISES = ([0.1, 1, 1, 1, 1, 1], [0.1, 0.1, 0.2, 0.2, 0.2, 0.2])
@@ -75,7 +78,7 @@ def test_without_an_evaluation_at_this_epoch_nothing_is_said(announced):
 
 
 def test_the_verdict_is_read_off_each_replicas_own_curves(command):
-    run = command.mod_add("init_scale=[1,10]", "seed=0:2", "epochs=30", "P=7", "network.hidden=[64]")
+    run = command.mod_add("init_scale=[1,10]", "seed=0:2", "epochs=30", "P=7", "network.hidden=[64]", ANY)
     dataset = lit_grok.open_run(run)
     records = json.loads((run / "summary.json").read_text())
     for r, record in enumerate(records):
@@ -84,6 +87,31 @@ def test_the_verdict_is_read_off_each_replicas_own_curves(command):
         for name in ("t_train", "t_test", "t_grok"):
             assert record[name] == one[name].item() == getattr(expected, name)
     assert len(np.unique(dataset.t_train)) > 1
+
+
+def test_results_and_summary_agree_on_where_a_run_ends(command):
+    """The accuracy of a NaN network is a number, here the highest of the run."""
+    run = command.ising(
+        *("epochs=5", "seed=0:2", "learning_rate=0", "+callbacks.poison._target_=tests.helpers.Poison"),
+        *("+callbacks.poison.epoch=2", "+callbacks.poison.replica=1"),
+    )
+    dataset = lit_grok.open_run(run)
+    records = json.loads((run / "summary.json").read_text())
+    assert [record["status"] for record in records] == ["undertrained", "diverged"]
+    assert dataset.t_test.isnull().all()
+    for r, record in enumerate(records):
+        one = dataset.isel(replica=r)
+        sound = one.isel(epoch=one.epoch < 3 if r else one.epoch < 10)
+        expected = grokking_time(sound.epoch.values, sound.train_accuracy.values, sound.test_accuracy.values)
+        assert record["t_train"] == one.t_train.item() == expected.t_train
+        assert (record["t_test"], record["t_grok"]) == (None, None)
+        assert record["train_accuracy"] == sound.train_accuracy.values[-1]
+
+
+@pytest.mark.parametrize("options", [("epochs=1",), ("optimizer=sgd", "weight_decay=0", "learning_rate=1e-6")])
+def test_a_young_network_has_not_collapsed(command, options):
+    (record,) = json.loads((command.mod_add(*options) / "summary.json").read_text())
+    assert record["status"] == "undertrained"
 
 
 def test_a_figure_per_replica(command):

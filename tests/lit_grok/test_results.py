@@ -435,14 +435,38 @@ def test_only_grokked_runs_are_called_grokked(status, train, test):
     assert record["grokked"] is False
 
 
+def test_a_run_that_never_generalised_has_no_t_test():
+    record = summary([0.5, 1, 1, 1], [0.5, 0.6, 0.6, 0.8])
+    assert (record["t_train"], record["t_test"], record["t_grok"]) == (10, None, None)
+
+
 def test_a_diverged_run_is_judged_by_what_was_sound():
     nan = np.nan
-    record = summary([0.5, 0.8, 1.0, nan], [0.5, 0.6, 0.7, nan], diverged=20)
+    record = summary([0.5, 0.8, 0.3, nan], [0.5, 0.6, 0.2, nan], diverged=20)  # an accuracy of NaN is a number
     assert (record["status"], record["grokked"]) == ("diverged", False)
     assert (record["t_train"], record["max_train_accuracy"], record["max_test_accuracy"]) == (10, 0.8, 0.6)
+    assert (record["t_test"], record["t_grok"]) == (None, None)
+    # as the weights that are kept, everything is that of the last sound evaluation
+    assert (record["train_accuracy"], record["test_accuracy"], record["weight_norm"]) == (0.8, 0.6, 3.0)
+    assert (record["train_loss"], record["test_loss"]) == pytest.approx((0.2, 0.4))
     record = summary([nan] * 4, [nan] * 4, diverged=0)
     assert (record["status"], record["t_train"], record["t_grok"]) == ("diverged", None, None)
     assert record["max_train_accuracy"] is None
+    assert record["train_accuracy"] is None
+
+
+def test_a_callback_may_measure_the_weight_norm_more_often():
+    recorder = Recorder([replica(10.0)])
+    for epoch in range(5):
+        recorder.add("weight_norm", [3.0 - epoch], epoch)
+    for name in ("train_accuracy", "test_accuracy", "train_loss", "test_loss"):
+        recorder.add(name, [0.5], 0)
+        recorder.add(name, [0.7], 4)
+    options = {"task": "ising", "chance": 0.5, "generalisation": 0.9, "epochs": 4, "seconds": 1.0}
+    (record,) = summarise(recorder, diverged=[None], **options)
+    assert (record["status"], record["weight_norm"]) == ("undertrained", -1.0)
+    (record,) = summarise(recorder, diverged=[3], **options)
+    assert (record["status"], record["weight_norm"], record["train_accuracy"]) == ("diverged", 1.0, 0.5)
 
 
 def test_nan_and_infinity_become_null(tmp_path):

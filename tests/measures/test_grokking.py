@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lit_grok.measures.grokking import grokking_time, status
+from lit_grok.measures.grokking import grokking_time, left_chance, outcome
 
 EPOCHS = [0, 10, 20, 30, 40, 50]
 
@@ -55,40 +55,63 @@ def test_plain_numbers_come_out():
 # What became of the run (ising: chance 0.5, generalised from 0.9 on)
 
 
-def verdict(train, test, chance=0.5, generalisation=0.9):
-    times = grokking_time(range(len(train)), train, test)
-    return status(times.grokked, train, test, chance, generalisation)
+def judged(train, test, norm=(3.0, 2.0), chance=0.5, diverged=False):
+    return outcome(range(len(train)), train, test, norm, chance=chance, generalisation=0.9, diverged=diverged)
 
 
 @pytest.mark.parametrize(
     ("expected", "train", "test"),
     [
-        ("grokked", [0.5, 1, 1, 1, 1], [0.5, 0.7, 0.8, 0.8, 0.96]),
-        ("steady", [0.5, 0.8, 0.96, 1, 1], [0.5, 0.8, 0.95, 0.96, 0.96]),
-        ("memorised", [0.5, 1, 1, 1, 1], [0.5, 0.7, 0.7, 0.8, 0.85]),
-        ("collapsed", [0.5, 0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5, 0.5]),
-        ("undertrained", [0.5, 0.6, 0.7, 0.7, 0.7], [0.5, 0.6, 0.6, 0.6, 0.6]),
+        (("grokked", 1, 4, 3), [0.5, 1, 1, 1, 1], [0.5, 0.7, 0.8, 0.8, 0.96]),
+        (("steady", 2, 2, 0), [0.5, 0.8, 0.96, 1, 1], [0.5, 0.8, 0.95, 0.96, 0.96]),
+        (("memorised", 1, None, None), [0.5, 1, 1, 1, 1], [0.5, 0.7, 0.7, 0.8, 0.85]),
+        (("undertrained", 2, None, None), [0.5, 0.6, 0.7, 0.7, 0.7], [0.5, 0.6, 0.6, 0.6, 0.6]),
+        (("collapsed", 1, None, None), [0.5, 1, 1, 0.9, 0.5], [0.5, 0.9, 0.95, 0.8, 0.5]),
     ],
 )
-def test_status(expected, train, test):
-    assert verdict(train, test) == expected
+def test_times_mean_something_where_the_network_generalised(expected, train, test):
+    assert judged(train, test) == expected
 
 
-def test_a_network_that_learned_and_died_has_collapsed():
-    assert verdict([0.5, 1, 1, 0.9, 0.5], [0.5, 0.9, 0.95, 0.8, 0.5]) == "collapsed"
+def test_a_network_that_never_left_chance_is_young_until_its_weights_are_gone():
+    flat = [0.5, 0.55, 0.54]  # 0.55 is a tenth of the way from chance to 1: not beyond it
+    assert judged(flat, flat, norm=[10, 9, 8]).status == "undertrained"
+    assert judged(flat, flat, norm=[10, 1, 0.11]).status == "undertrained"
+    assert judged(flat, flat, norm=[10, 1, 0.09]).status == "collapsed"
+    assert judged(flat, flat, norm=[0, 0, 0]).status == "collapsed"
+    assert judged([0.5, 0.56, 0.5], flat, norm=[10, 9, 8]).status == "collapsed"  # it had left
+
+
+def test_small_weights_alone_are_no_collapse():
+    assert judged([0.5, 1, 1], [0.5, 0.9, 0.95], norm=[1000, 100, 2]).status == "steady"
+
+
+def test_chance_depends_on_the_task():
+    noise = [1 / 113, 0.02, 0.015]
+    assert judged(noise, noise, chance=1 / 113).status == "undertrained"
+    assert judged([1 / 113, 0.3, 0.5], noise, chance=1 / 113).status == "undertrained"
+    assert judged([1 / 113, 0.3, 0.05], noise, chance=1 / 113).status == "collapsed"
+    assert left_chance(0.2, 1 / 113)
+    assert not left_chance(0.1, 1 / 113)
+
+
+def test_a_diverged_run_keeps_when_it_learned():
+    assert judged([0.5, 1, 1], [0.5, 0.95, 0.95], diverged=True) == ("diverged", 1, None, None)
+
+
+@pytest.mark.parametrize("curve", [[], [np.nan], [np.nan, np.nan]])
+def test_nothing_measured_is_undertrained(curve):
+    assert judged(curve, curve, norm=curve) == ("undertrained", None, None, None)
+    assert judged([0.5] * len(curve), curve, norm=curve).status == "undertrained"
+    assert judged(curve, curve, norm=curve, diverged=True) == ("diverged", None, None, None)
 
 
 def test_a_memorising_run_is_not_grokked_by_the_letter_of_the_definition():
     train, test = [0.5, 1, 1, 1, 1], [0.5, 0.6, 0.6, 0.6, 0.8]
     assert grokking_time(range(5), train, test).grokked
-    assert verdict(train, test) == "memorised"
-
-
-def test_chance_depends_on_the_task():
-    noise = [1 / 113, 0.02, 0.015]
-    assert verdict(noise, noise, chance=1 / 113) == "collapsed"
-    assert verdict([1 / 113, 0.3, 0.5], noise, chance=1 / 113) == "undertrained"
+    assert judged(train, test) == ("memorised", 1, None, None)
 
 
 def test_the_last_value_may_be_missing():
-    assert verdict([0.5, 0.5, np.nan], [0.5, 0.5, np.nan]) == "collapsed"
+    assert judged([0.5, 0.9, 0.5, np.nan], [0.5, 0.5, 0.5, np.nan]).status == "collapsed"
+    assert judged([0.5, 0.5, np.nan], [0.5, 0.5, np.nan], norm=[5, 0.01, np.nan]).status == "collapsed"
