@@ -55,6 +55,9 @@ class AnalysisCallback(L.Callback):
     #: Whether replicas may be measured in threads: `measure` draws no random numbers and keeps nothing on the side.
     threaded: bool = False
 
+    #: Last parts of the names whose NaN is an answer that needs no warning.
+    may_be_nan: tuple[str, ...] = ()
+
     def __init__(
         self,
         every: int | None = None,
@@ -214,12 +217,12 @@ class AnalysisCallback(L.Callback):
         if scalars:
             module.log_replicas(scalars, epoch)
 
-    def _each(self, measure: Callable, module: LitClassifier, batch: Batch) -> dict[str, xr.DataArray]:
-        """Measure one replica after the other, leaving out those that diverged."""
+    def _each(self, measure: Callable, module: LitClassifier, *batches: Batch) -> dict[str, xr.DataArray]:
+        """Measure one replica after the other, each on its part of every batch, leaving out those that diverged."""
 
         def one(r: int) -> dict[str, xr.DataArray]:
-            values = measure(module.stack.copy(r), (batch[0][r].clone(), batch[1][r].clone()))
-            return {name: _array(name, value) for name, value in values.items()}
+            own = ((inputs[r].clone(), targets[r].clone()) for inputs, targets in batches)
+            return {name: _array(name, value) for name, value in measure(module.stack.copy(r), *own).items()}
 
         measured = module.stack.each(one, module.sound) if self.threaded else [one(r) for r in module.sound]
         return _join(dict(zip(module.sound, measured, strict=True)), len(module.replicas))
@@ -228,7 +231,7 @@ class AnalysisCallback(L.Callback):
         """NaN can be a right answer (no live neuron, say), but never a silent one."""
         for name, values in scalars.items():
             where = [r for r in np.flatnonzero(np.isnan(values)) if module.diverged[r] is None]
-            if where and name not in self._reported:
+            if where and name not in self._reported and name.rpartition("/")[2] not in self.may_be_nan:
                 self._reported.add(name)
                 labels = "; ".join(module.label(r) for r in where)
                 log.warning("%s, epoch %d: %s is NaN (%s)", type(self).__name__, epoch, name, labels)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -19,7 +20,8 @@ def pruning_curves(replica: xr.Dataset, paths: Mapping[str, str], title: str = "
         title: What to write above it.
 
     Returns:
-        The figure. Of a single curve the area is shaded, and the fraction that keeps 95 % of the accuracy marked.
+        The figure. Of a single curve the area is shaded, and the fraction up to which 95 % of the accuracy is kept
+        marked, if there is one.
     """
     figure = Figure(figsize=(6.5, 4.8), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -31,7 +33,8 @@ def pruning_curves(replica: xr.Dataset, paths: Mapping[str, str], title: str = "
         if len(paths) == 1:
             kept = float(replica[f"{path}_final_kept_share"])
             top.fill_between(accuracy.fraction, accuracy, color=colour, alpha=0.15, linewidth=0)
-            top.axvline(1 - kept, color="0.4", linestyle=":", label=f"{100 * kept:.0f} % kept:\n95 % of accuracy")
+            if np.isfinite(kept):
+                top.axvline(1 - kept, color="0.4", linestyle=":", label=f"{100 * kept:.0f} % kept:\n95 % of accuracy")
     top.set(ylabel="test accuracy", ylim=(0, 1.02), xlim=(0, 1))
     bottom.set(ylabel="test loss", xlabel="fraction pruned", yscale="log")
     low, high = bottom.get_ylim()

@@ -53,14 +53,17 @@ def grokking_time(epochs: ArrayLike, train_accuracy: ArrayLike, test_accuracy: A
     return GrokkingTime(t_train, t_test, t_test - t_train, t_test - t_train > t_train)
 
 
-def left_chance(accuracy: float, chance: float) -> bool:
-    """Whether an accuracy is beyond chance by more than a tenth of the way to 1, chance + 0.1 (1 − chance).
+def chance_bound(chance: float) -> float:
+    """Highest accuracy that still counts as at chance, a tenth of the way to 1: chance + 0.1 (1 − chance).
+
+    Args:
+        chance: Accuracy of a guess, 1 / classes.
 
     Example:
-        >>> left_chance(0.54, chance=0.5), left_chance(0.56, chance=0.5)
-        (False, True)
+        >>> chance_bound(0.5)
+        0.55
     """
-    return bool(accuracy > chance + 0.1 * (1 - chance))
+    return chance + 0.1 * (1 - chance)
 
 
 def outcome(
@@ -76,7 +79,7 @@ def outcome(
     """What became of a run: Definitions 1 and 2 alone misread runs that learn nothing or never generalise.
 
     - ``diverged``: its loss is not finite any more.
-    - ``collapsed``: at its end the train accuracy is at chance (`left_chance`), and it had left chance before or
+    - ``collapsed``: at its end the train accuracy is at chance (`chance_bound`), and it had left chance before or
       the weights are gone, with a norm of 0.01 of the initial one or less.
     - ``grokked`` or ``steady``: the test accuracy reached the task's generalisation level.
     - ``memorised``: it did not, though the train accuracy did.
@@ -103,13 +106,14 @@ def outcome(
         Outcome(status='grokked', t_train=10, t_test=30, t_grok=20)
     """
     time = grokking_time(epochs, train_accuracy, test_accuracy)
+    bound = chance_bound(chance)
     train, test, norm = (_measured(curve) for curve in (train_accuracy, test_accuracy, weight_norm))
     status: Status
     if diverged:
         status = "diverged"
     elif not train.size:
         status = "undertrained"
-    elif not left_chance(train[-1], chance) and (left_chance(train.max(), chance) or _gone(norm)):
+    elif train[-1] <= bound and (train.max() > bound or _gone(norm)):
         status = "collapsed"
     elif test.size and test.max() >= generalisation:
         status = "grokked" if time.grokked else "steady"

@@ -11,6 +11,7 @@ from torch.func import functional_call, vmap
 
 from lit_grok.kernels.compiled import compiled
 from lit_grok.measures.fisher import HasReluLayers
+from lit_grok.measures.grokking import chance_bound
 
 Scheme = Literal["layerwise", "global", "normalised", "single_layer", "fisher"]
 
@@ -239,33 +240,40 @@ def compressibility(fractions: Tensor | Sequence[float], accuracies: Tensor) -> 
     return 1 / area(fractions, 1 - torch.as_tensor(accuracies).double())
 
 
-def kept_share(fractions: Tensor | Sequence[float], accuracies: Tensor, retain: float = 0.95) -> Tensor:
-    """Smallest share of weights that keeps a part of the unpruned accuracy.
+def kept_share(
+    fractions: Tensor | Sequence[float], accuracies: Tensor, *, chance: float, retain: float = 0.95
+) -> Tensor:
+    """Smallest share of weights such that this and every larger share keep a part of the unpruned accuracy.
 
-    min {1 − p : accuracy(p) ≥ retain · accuracy(0)}. Where the curve is not monotone the largest such p
-    counts, even if a smaller one falls below.
+    1 − max {p : accuracy(q) ≥ retain · accuracy(0) for all q ≤ p}. A curve that falls below and comes back counts
+    until it first falls, so that grids of different fineness agree within the step of the coarser one, as long
+    as no fall is so short that the coarser one misses it.
 
     Args:
         fractions: Ascending from 0, shape (K,).
         accuracies: Shape (..., K).
+        chance: Accuracy of a guess, 1 / classes.
         retain: Part of the unpruned accuracy to keep, between 0 and 1.
 
     Returns:
-        Shape (...,), float64; NaN where the unpruned accuracy is NaN.
+        Shape (...,), float64; NaN where the unpruned accuracy is NaN or at chance
+        (`lit_grok.measures.grokking.chance_bound`): nothing was learned that could be kept.
 
     Raises:
         ValueError: The fractions do not ascend from 0.
 
     Example:
-        >>> kept_share([0, 0.25, 0.75, 1], torch.tensor([0.9, 0.9, 0.88, 0.1]))
-        tensor(0.2500, dtype=torch.float64)
+        >>> kept_share([0, 0.25, 0.5, 0.75, 1], torch.tensor([0.9, 0.88, 0.6, 0.88, 0.1]), chance=0.1)
+        tensor(0.7500, dtype=torch.float64)
     """
     fractions = _ascending(fractions)
     if len(fractions) == 0 or fractions[0] != 0:
         raise ValueError("the unpruned accuracy needs fractions that ascend from 0")
     accuracies = torch.as_tensor(accuracies).double().cpu()
-    kept = accuracies >= retain * accuracies[..., :1]
-    return torch.where(kept, 1 - fractions, torch.inf).amin(-1).masked_fill(accuracies[..., 0].isnan(), torch.nan)
+    unpruned = accuracies[..., :1]
+    kept = (accuracies >= retain * unpruned).long().cumprod(-1)
+    share = (1 - fractions * kept).amin(-1)
+    return share.where(unpruned[..., 0] > chance_bound(chance), torch.nan)
 
 
 def _ascending(fractions: Tensor | Sequence[float]) -> Tensor:

@@ -5,6 +5,7 @@ from torch import nn
 
 from callbacks import PruningCallback
 from datamodules import ModularAdditionDataModule
+from lit_grok.measures.fisher import fisher_scores
 from lit_grok.measures.pruning import compressibility, pruning_curve
 from lit_grok.results import load_network, open_run
 
@@ -35,6 +36,13 @@ def test_curve_area_compressibility_and_kept_share_by_hand(network):
     assert final["pruning/final_compressibility"] == compressibility(
         torch.linspace(0, 1, 5), torch.from_numpy(final["pruning/accuracy"].values)
     )
+
+
+def test_kept_share_of_an_untrained_network_is_nan(network):
+    swapped = BATCH[0], BATCH[1].flip(0)
+    values = PruningCallback(training_fractions=3).measure(network, swapped)
+    assert np.isnan(values["pruning/kept_share"])
+    assert values["pruning/area"] == pytest.approx(0.125)  # accuracies 0, 0, 0.5
 
 
 def test_single_layer_prunes_each_layer_in_turn():
@@ -75,6 +83,7 @@ def test_fisher_takes_scores_and_prunes_layers_at_the_end():
         ({"scheme": "random"}, r"PruningCallback\.scheme=random: unknown; allowed: layerwise, global"),
         ({"scheme": "fisher"}, r"PruningCallback\.scheme=fisher: scores"),
         ({"scores": magnitude}, r"PruningCallback\.scheme=layerwise: scores"),
+        ({"scores_from": "all"}, r"PruningCallback\.scores_from=all: unknown; allowed: train, test"),
         ({"fractions": 1}, r"PruningCallback\.fractions=1: must be at least 2"),
         ({"training_fractions": 0}, r"PruningCallback\.training_fractions=0"),
     ],
@@ -110,3 +119,28 @@ def test_several_schemes_in_one_run_agree_with_the_saved_network(command, monkey
     wanted = {"pruning", "pruning_development", "pruning_fisher", "pruning_single_layer"}
     assert wanted | {"pruning_single_layer_development"} <= figures
     assert "pruning_fisher_development" not in figures  # measured once
+
+
+@pytest.mark.parametrize("source", [None, "train", "test"])
+def test_fisher_ranks_on_the_training_set_and_scores_on_the_test_set(command, source):
+    options = "scheme:fisher,fractions:11,scores:{_target_:lit_grok.measures.fisher.fisher_scores,_partial_:true}"
+    options += f",scores_from:{source}" if source else ""
+    run_dir = command.mod_add(f"+callbacks.fisher={{_target_:callbacks.PruningCallback,{options}}}", "seed=0:2")
+    run = open_run(run_dir)
+    data = ModularAdditionDataModule(P=11, batch_size=64, data_seeds=[0, 1])
+    data.setup()
+    for r in range(2):
+        network = load_network(run_dir, seed=r)
+        examples, unseen = ((inputs[r], targets[r]) for inputs, targets in map(data.split, (source or "train", "test")))
+        scores = fisher_scores(network, examples)
+        curve = pruning_curve(network, *unseen, torch.linspace(0, 1, 11), "fisher", scores=scores)
+        np.testing.assert_allclose(run.pruning_fisher_loss.isel(replica=r), curve.losses, rtol=1e-6)
+        np.testing.assert_array_equal(run.pruning_fisher_accuracy.isel(replica=r), curve.accuracies)
+
+
+def test_a_young_network_is_no_reason_for_a_warning(command):
+    run_dir = command.mod_add(
+        "+callbacks.pruning={_target_:callbacks.PruningCallback,fractions:11,every:1}", "epochs=1"
+    )
+    assert open_run(run_dir).pruning_kept_share.isnull().all()
+    assert "NaN" not in (run_dir / "train.log").read_text()

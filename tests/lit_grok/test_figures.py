@@ -113,6 +113,8 @@ def test_pruning_curves_mark_what_is_kept_of_a_single_one(replica):
     both = pruning_curves(replica, {"layerwise": "pruning", "fc1": "pruning_other"}).axes[0]
     assert labels(both) == ["layerwise\n$C$ = 4.00", "fc1\n$C$ = 4.00"]
     assert len(compressibility_development(replica, {"layerwise": "pruning"}).axes) == 3
+    young = pruning_curves(replica.assign(pruning_final_kept_share=np.nan), {"layerwise": "pruning"}).axes[0]
+    assert labels(young) == ["layerwise\n$C$ = 4.00"]
 
 
 def test_figures_do_not_pile_up_in_pyplot(replica):

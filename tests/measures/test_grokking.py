@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lit_grok.measures.grokking import grokking_time, left_chance, outcome
+from lit_grok.measures.grokking import chance_bound, grokking_time, outcome
 
 EPOCHS = [0, 10, 20, 30, 40, 50]
 
@@ -91,8 +91,7 @@ def test_chance_depends_on_the_task():
     assert judged(noise, noise, chance=1 / 113).status == "undertrained"
     assert judged([1 / 113, 0.3, 0.5], noise, chance=1 / 113).status == "undertrained"
     assert judged([1 / 113, 0.3, 0.05], noise, chance=1 / 113).status == "collapsed"
-    assert left_chance(0.2, 1 / 113)
-    assert not left_chance(0.1, 1 / 113)
+    assert chance_bound(0.1) == pytest.approx(0.19)
 
 
 def test_a_diverged_run_keeps_when_it_learned():

@@ -1,5 +1,6 @@
 import copy
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -299,7 +300,7 @@ def test_step_curve_by_hand():
     step = (grid < 0.805).double()  # 1 up to 0.80, 0 from 0.81 on: half a cell of 0.01 is kept
     assert area(grid, step).item() == pytest.approx(0.805, abs=1e-14)
     assert compressibility(grid, step).item() == pytest.approx(1 / 0.195, abs=1e-12)
-    assert kept_share(grid, step).item() == pytest.approx(0.2, abs=1e-14)
+    assert kept_share(grid, step, chance=0.1).item() == pytest.approx(0.2, abs=1e-14)
 
 
 def test_limits_of_compressibility():
@@ -312,18 +313,37 @@ def test_limits_of_compressibility():
 
 def test_summaries_of_a_stack():
     curves = torch.rand(2, 3, 11).sort(-1, descending=True).values
-    for summary in (area, compressibility, kept_share):
+    for summary in (area, compressibility, partial(kept_share, chance=0.1)):
         stacked = summary(GRID, curves)
         assert stacked.shape == (2, 3)
         torch.testing.assert_close(stacked[1, 2], summary(GRID, curves[1, 2]))
 
 
-def test_kept_share_takes_the_smallest_share_of_a_curve_that_comes_back():
-    accuracies = torch.tensor([0.8, 0.5, 0.79, 0.2, 0.1])
-    assert kept_share([0, 0.25, 0.5, 0.75, 1], accuracies) == 0.5
-    assert kept_share([0, 0.25, 0.5, 0.75, 1], accuracies, retain=0.125) == 0
-    assert kept_share([0, 0.25, 0.5, 0.75, 1], accuracies, retain=1) == 1
-    assert kept_share([0, 1], torch.tensor([torch.nan, 0.5])).isnan()
+@pytest.mark.parametrize(("retain", "kept"), [(0.95, 1), (0.6, 0.5), (0.25, 0.25), (0.125, 0), (1, 1), (0, 0)])
+def test_every_larger_share_keeps_the_accuracy_too(retain, kept):
+    accuracies = torch.tensor([0.8, 0.5, 0.79, 0.2, 0.1])  # at half it has come back
+    assert kept_share([0, 0.25, 0.5, 0.75, 1], accuracies, chance=0.1, retain=retain) == kept
+
+
+def test_kept_share_of_a_network_at_chance_is_nan():
+    flat = torch.tensor([[0.549, 0.549], [0.551, 0.551], [torch.nan, 0.9], [0.1, 0.9]])
+    assert kept_share([0, 1], flat, chance=0.5).isnan().tolist() == [True, False, True, True]
+    assert kept_share([0, 1], flat, chance=0.1)[:2].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_kept_shares_on_the_coarse_and_on_the_fine_grid_agree(seed):
+    """Curves that fall and come back: no stretch of them is so short that the coarse grid would miss it."""
+    levels = np.random.default_rng(seed).uniform(0.85, 1, 16)
+    levels[0] = 1
+    shares = []
+    for count in (21, 101):
+        grid = torch.linspace(0, 1, count, dtype=torch.float64)
+        curve = torch.from_numpy(levels[np.minimum((16 * grid.numpy()).astype(int), 15)])
+        defined = 1 - max(p for k, p in enumerate(grid.tolist()) if (curve[: k + 1] >= 0.95).all())
+        shares.append(kept_share(grid, curve, chance=0.1).item())
+        assert shares[-1] == pytest.approx(defined)
+    assert shares[0] == pytest.approx(shares[1], abs=0.05)
 
 
 @pytest.mark.parametrize("summary", [area, compressibility])
@@ -335,4 +355,4 @@ def test_an_area_needs_the_whole_interval(summary, fractions):
 
 def test_a_kept_share_needs_the_unpruned_accuracy():
     with pytest.raises(ValueError, match="from 0"):
-        kept_share([0.1, 1], torch.ones(2))
+        kept_share([0.1, 1], torch.ones(2), chance=0.1)
