@@ -5,13 +5,18 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
+import torch
 import xarray as xr
+from matplotlib.figure import Figure
 from torch import Tensor
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 
 from callbacks.base import AnalysisCallback, Batch
+from lit_grok.figures.chains import chain_traces
 from lit_grok.measures.learning_coefficient import local_learning_coefficient
 from lit_grok.modules import LitClassifier
+from lit_grok.networks import HasStackedForward
 
 log = logging.getLogger("lit_grok")
 
@@ -19,9 +24,17 @@ log = logging.getLogger("lit_grok")
 class LLCCallback(AnalysisCallback):
     """Local learning coefficient λ̂ (Lau et al. 2024) by Langevin dynamics, all chains of all replicas at once.
 
-    Recorded: ``llc/value``, NaN where the chains have not settled, which is said with the reason; and whatever became
-    of them ``llc/chains``, λ̂ of each chain, ``llc/drift``, λ̂ from the second half of the steps less that from the
-    first, and ``llc/loss_trace``, the loss along each chain. Every replica's chains are drawn by its own seed.
+    - ``llc/value``: λ̂, NaN where the chains have not settled, which is said with the reason and the remedy;
+
+    and whatever became of them (`lit_grok.measures.learning_coefficient.LearningCoefficient` defines them)
+
+    - ``llc/error``: its standard error, and ``llc/effective_samples``, the number of independent draws behind it,
+    - ``llc/drift``: λ̂ from the second half of the steps less that from the first,
+    - ``llc/equipartition`` and ``llc/temperature``: 1 where the chains are in equilibrium,
+    - ``llc/chains``: λ̂ of each chain, and of the last estimate
+    - ``llc/trace``: nβ (L − L(w*)) along each chain, dimensions ``chain`` and ``chain_step``, below 0 in the burn-in.
+
+    Every replica's chains are drawn by its own seed.
 
     Args:
         every: Epochs between estimates; None for the trained network only. One takes (burn_in + steps) · chains
@@ -29,10 +42,10 @@ class LLCCallback(AnalysisCallback):
         split: Whose loss, ``train`` or ``test``.
         chains: Independent chains per replica.
         steps: Steps kept of each chain.
-        burn_in: Steps left out before them.
+        burn_in: Steps left out before them, several times 1/√(εγ).
         step_size: ε.
-        localisation: γ, which holds the chains near the trained weights.
-        batch_size: Inputs per step of a chain; None for all.
+        localisation: γ, which holds the chains near the trained weights. λ̂ depends on it: compare at equal γ.
+        batch_size: Inputs per step of a chain, at most; None for all.
     """
 
     def __init__(
@@ -40,21 +53,21 @@ class LLCCallback(AnalysisCallback):
         every: int | None = None,
         split: Literal["test", "train"] = "train",
         chains: int = 4,
-        steps: int = 1000,
-        burn_in: int = 1000,
-        step_size: float = 1e-5,
+        steps: int = 2000,
+        burn_in: int = 500,
+        step_size: float = 3e-6,
         localisation: float = 100.0,
-        batch_size: int | None = None,
+        batch_size: int | None = 512,
     ):
         super().__init__(every=every, split=split)
         for name, value, least in (("chains", chains, 1), ("steps", steps, 2), ("burn_in", burn_in, 0)):
             if value < least:
                 raise ValueError(f"LLCCallback.{name}={value}: must be at least {least}")
-        if step_size <= 0 or localisation < 0 or (batch_size is not None and batch_size < 1):
-            raise ValueError(
-                f"LLCCallback: step_size={step_size}, localisation={localisation}, batch_size={batch_size}: "
-                "must be positive, 0 or more, and at least 1"
-            )
+        for name, value in (("step_size", step_size), ("localisation", localisation)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"LLCCallback.{name}={value}: must be positive")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"LLCCallback.batch_size={batch_size}: must be at least 1, or null for all inputs")
         self._sampling: dict[str, Any] = {
             "chains": chains,
             "steps": steps,
@@ -63,40 +76,49 @@ class LLCCallback(AnalysisCallback):
             "localisation": localisation,
             "batch_size": batch_size,
         }
+        self._trace: xr.DataArray | None = None
 
     def measure_replicas(self, module: LitClassifier, batch: Batch) -> Mapping[str, Any]:
         """Estimate λ̂ of all replicas; one that diverged comes out as NaN."""
         network = module.stack.networks[0]
 
-        def loss(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
-            logits = functional_call(network, weights, (inputs,))
-            return module.losses(logits.unsqueeze(0), targets.unsqueeze(0))[0]
+        def logits(weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+            if isinstance(network, HasStackedForward):
+                return network.forward_stack(weights, inputs)
+            return vmap(lambda w, x: functional_call(network, w, (x,)))(weights, inputs)
+
+        def loss(weights: Mapping[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+            return module.losses(logits(weights, inputs), targets)
 
         seeds = [replica["seed"] for replica in module.replicas]
         found = local_learning_coefficient(loss, module.stack.stacked(), *batch, seeds=seeds, **self._sampling)
         self._reported.add("llc/value")  # that it is NaN is said here, with the reason
-        for r, settled in enumerate(found.settled.tolist()):
-            if not settled and module.diverged[r] is None:
+        for r, doubt in enumerate(found.doubts):
+            if doubt and module.diverged[r] is None:
                 log.warning(
-                    "%s: the local learning coefficient is unreliable and recorded as NaN: %s",
-                    module.label(r),
-                    _reason(found.value[r].item(), found.drift[r].item()),
+                    "%s: the local learning coefficient is unreliable and recorded as NaN: %s", module.label(r), doubt
                 )
+        believed = torch.tensor([not doubt for doubt in found.doubts], device=found.value.device)
+        steps = np.arange(found.trace.shape[-1]) - self._sampling["burn_in"]
+        self._trace = xr.DataArray(
+            found.trace.float().cpu().numpy(), dims=("replica", "chain", "chain_step"), coords={"chain_step": steps}
+        )
         return {
-            "llc/value": found.value.where(found.settled, math.nan),
+            "llc/value": found.value.where(believed, math.nan),
+            "llc/error": found.error,
+            "llc/effective_samples": found.effective_samples,
             "llc/drift": found.drift,
+            "llc/equipartition": found.equipartition,
+            "llc/temperature": found.temperature,
             "llc/chains": xr.DataArray(found.chains.cpu().numpy(), dims=("replica", "chain")),
-            "llc/loss_trace": xr.DataArray(
-                found.loss_trace.cpu().numpy(),
-                dims=("replica", "chain", "sgld_step"),
-            ),
         }
 
+    def measure_final_replicas(self, module: LitClassifier, batch: Batch) -> Mapping[str, Any]:
+        """The chains of the last estimate; of every estimate they would be too much to keep."""
+        return {} if self._trace is None else {"llc/trace": self._trace}
 
-def _reason(value: float, drift: float) -> str:
-    """Why an estimate is not to be believed."""
-    if not math.isfinite(value):
-        return f"it is {value}, the chains have left the trained weights for good: a smaller step_size"
-    if value <= 0:
-        return f"it is {value:.3g}, the chains found lower losses than that of the trained weights"
-    return f"it is {value:.3g} and still drifts by {drift:.2g}: more burn_in, or another step_size or localisation"
+    def draw(self, replica: xr.Dataset, title: str) -> Mapping[str, Figure]:
+        """The chains, to see whether they have settled."""
+        if "llc_trace" not in replica or not replica.llc_trace.notnull().any():
+            return {}
+        return {"llc_chains": chain_traces(replica.llc_trace, title)}

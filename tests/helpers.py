@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from callbacks import AnalysisCallback
+from lit_grok.networks import ModularMLP
 
 
 class Vandal(AnalysisCallback):
@@ -75,6 +76,12 @@ class Poison(L.Callback):
         if trainer.current_epoch == self.epoch:
             for values in pl_module.stack.stacked().values():
                 values[self.replica] = torch.nan
+
+
+class Unstacked(ModularMLP):
+    """A network that runs under vmap."""
+
+    forward_stack = None
 
 
 #: What every record of a summary.json has, at least.

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from lit_grok.figures.chains import chain_traces
 from lit_grok.figures.development import development, last, line
 from lit_grok.figures.features import correlation_bars, correlation_development, correlation_scatter
 from lit_grok.figures.fourier import ipr_development, ipr_distribution
@@ -115,6 +116,18 @@ def test_pruning_curves_mark_what_is_kept_of_a_single_one(replica):
     assert len(compressibility_development(replica, {"layerwise": "pruning"}).axes) == 3
     young = pruning_curves(replica.assign(pruning_final_kept_share=np.nan), {"layerwise": "pruning"}).axes[0]
     assert labels(young) == ["layerwise\n$C$ = 4.00"]
+
+
+@pytest.mark.parametrize("burn_in", [0, 2])
+def test_chain_traces_show_every_chain_and_the_estimate(burn_in):
+    values = np.array([[0.0, 9.0, 1.0, 3.0, 5.0], [0.0, 9.0, 3.0, 5.0, np.inf]])[:, 2 - burn_in :]
+    coordinates = {"chain_step": np.arange(-burn_in, 3)}
+    top, bottom = chain_traces(xr.DataArray(values, coordinates, dims=("chain", "chain_step"))).axes
+    np.testing.assert_array_equal([line.get_ydata() for line in top.lines[:2]], values)
+    means = [line.get_ydata().tolist() for line in bottom.lines[:3]]
+    assert means == [[1, 2, 3], [3, 4, np.inf], [2, 3, np.inf]]
+    assert labels(bottom) == [r"$\hat\lambda$ = inf", *["burn-in"] * (burn_in > 0)]
+    assert np.isfinite(top.get_ylim()).all()
 
 
 def test_figures_do_not_pile_up_in_pyplot(replica):
