@@ -242,13 +242,17 @@ def save_figures(trainer: L.Trainer, module: Any, draw: Callable[[xr.Dataset, st
     directory = Path(trainer.default_root_dir) / "figures"
     dataset = index_replicas(module.recorder.dataset())
     for r in range(len(module.replicas)):
-        for name, figure in draw(dataset.isel(replica=r), module.label(r)).items():
-            directory.mkdir(parents=True, exist_ok=True)
-            path = directory / f"{name}_{module.label(r).replace(' ', '_')}.png"
-            figure.savefig(path, dpi=150)
-            logger = trainer.loggers[r] if trainer.loggers else None
-            if isinstance(logger, WandbLogger):
-                logger.log_image(name, [str(path)])
+        name = "a figure"
+        try:
+            for name, figure in draw(dataset.isel(replica=r), module.label(r)).items():
+                directory.mkdir(parents=True, exist_ok=True)
+                path = directory / f"{name}_{module.label(r).replace(' ', '_')}.png"
+                figure.savefig(path, dpi=150)
+                logger = trainer.loggers[r] if trainer.loggers else None
+                if isinstance(logger, WandbLogger):
+                    logger.log_image(name, [str(path)])
+        except Exception as error:  # what was measured must not be lost to a picture
+            log.warning("%s: %s was not drawn (%s: %s)", module.label(r), name, type(error).__name__, error)
 
 
 def _array(name: str, value: Any) -> xr.DataArray:

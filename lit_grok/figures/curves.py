@@ -15,25 +15,25 @@ def curves(replica: xr.Dataset, title: str = "") -> Figure:
         title: What to write above it.
 
     Returns:
-        The figure, with a logarithmic epoch axis, so without epoch 0.
+        The figure, with an epoch axis that is logarithmic from the first measurement after epoch 0 on.
     """
     figure = Figure(figsize=(6, 5), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    shown = replica.isel(epoch=replica.epoch.values > 0)
     for axes, quantity in ((top, "accuracy"), (bottom, "loss")):
         for split, colour in (("train", TRAIN), ("test", TEST)):
-            values = shown[f"{split}_{quantity}"].dropna("epoch")
+            values = replica[f"{split}_{quantity}"].dropna("epoch")
             axes.plot(values.epoch, values, color=colour, label=split)
         axes.set_ylabel(quantity)
     top.set(ylim=(-0.02, 1.02), title=title)
     bottom.set(xlabel="epoch")
-    if shown.sizes["epoch"]:  # a logarithmic axis refuses to have nothing on it
-        top.set_xscale("log")
-    losses = shown[["train_loss", "test_loss"]].to_array()
+    later = replica.epoch.values[replica.epoch.values > 0]
+    first = float(later[0]) if len(later) else 1.0
+    top.set_xscale("symlog", linthresh=first, linscale=0.2)
+    top.set_xlim(left=0)
+    losses = replica[["train_loss", "test_loss"]].to_array()
     if (np.isfinite(losses) & (losses > 0)).any():
         bottom.set_yscale("log")
     t_train, t_test = (float(replica[name]) if name in replica else np.nan for name in ("t_train", "t_test"))
-    first = float(shown.epoch[0]) if shown.sizes["epoch"] else 1.0
     for time, colour, name in ((t_train, TRAIN, "train"), (t_test, TEST, "test")):
         if np.isfinite(time):
             top.axvline(max(time, first), color=colour, linestyle=":", label=f"$t_{{\\rm {name}}}$ = {time:g}")

@@ -216,3 +216,22 @@ def test_a_class_from_outside_the_project(command, monkeypatch):
     dataset = lit_grok.open_run(run)
     np.testing.assert_allclose(dataset.mine.sel(epoch=[0, 2, 4]), dataset.weight_norm.sel(epoch=[0, 2, 4]), rtol=1e-6)
     assert json.loads((run / "summary.json").read_text())[0]["epochs"] == 4
+
+
+def test_a_drawing_that_fails_costs_a_warning_and_nothing_else(command):
+    run = ("run_dir=run", "+callbacks.bad._target_=tests.helpers.Undrawable", "+callbacks.bad.every=1")
+    result = command(*command.MOD_ADD, *run)
+    assert result.code == 0, result.err
+    assert "was not drawn (KeyError: 'no such curve')" in result.err
+    assert lit_grok.open_run(command.folder / "run").constant.notnull().all()
+    assert (command.folder / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_run_of_any_length_ends_well_with_all_analyses(command, epochs):
+    command.mod_add("callbacks=mod_add", f"epochs={epochs}", "run_dir=mod_add")
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 199, 200, 201, 401])
+def test_an_ising_run_of_any_length_ends_well_with_all_analyses(command, epochs):
+    command.ising("callbacks=ising", f"epochs={epochs}", "log_every=100", "batch_size=20")
