@@ -4,6 +4,7 @@ import os
 import sys
 import time
 import warnings
+from math import isfinite
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach lit_grok.cli, which says them in one line
 
@@ -16,13 +17,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from callbacks import AnalysisCallback, EvaluationCallback
+from callbacks import AnalysisCallback, CheckpointCallback, EvaluationCallback
 from datamodules.base import ReplicaDataModule
 from lit_grok import cli, loggers
 from lit_grok.modules import LitClassifier
 from lit_grok.networks import scale_parameters
 from lit_grok.replicas import ReplicaStack
-from lit_grok.results import CHECKPOINT, build_network, write_config, write_results, write_summary
+from lit_grok.results import build_network, finished, write_config, write_results, write_summary
 
 INTERRUPTED = 130
 
@@ -69,23 +70,29 @@ def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDat
 def train(config: dict) -> int:
     """Train what the resolved configuration names and write what came out; returns the exit code."""
     run_dir = config["run_dir"]
-    with cli.bad_input(run_dir):
+    resume, config["resume"] = config["resume"], None
+    if resume and (records := finished(run_dir, config["epochs"])):
+        cli.log.info("%s is complete; epochs=… makes it longer", run_dir)
+        show(records)
+        return 0
+    with cli.restoring(resume), cli.bad_input(run_dir):
         cli.check_values(config)
         replicas = cli.replicas(config)
         torch.set_flush_denormal(True)  # collapsing networks are full of denormal numbers, which are very slow
         module, datamodule, trainer = build(config, replicas)
-    resume, config["resume"] = config["resume"], None
     write_config(run_dir, config)
     cli.log_to_file(run_dir)
     labels = [module.label(r) for r in range(len(replicas))]
     make_loggers = instantiate(config["logger"], _partial_=True)
     trainer.loggers = make_loggers(labels=labels, run_dir=run_dir, config=config, replicas=replicas)
     cli.log.info("%s, %d replica(s), results in %s", config["task"], len(replicas), run_dir)
+    if resume:
+        cli.log.info("going on from %s", resume)
 
     start, exit_code, records = time.monotonic(), 1, []
     try:
-        checkpoint = f"{run_dir}/{CHECKPOINT}" if resume else None
-        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        with cli.restoring(resume, until=lambda: isfinite(trainer.num_training_batches)):
+            trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
         if not module.ended:  # resumed after the last epoch: Lightning skips the loop, and the end that is yet to come
             module.to(trainer.strategy.root_device)
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -97,8 +104,15 @@ def train(config: dict) -> int:
             )
             exit_code = INTERRUPTED
         else:
-            records = module.summary(config["task"], trainer.current_epoch, time.monotonic() - start)
+            callbacks = trainer.callbacks  # type: ignore[attr-defined]
+            clocks = [callback.seconds for callback in callbacks if isinstance(callback, CheckpointCallback)]
+            records = module.summary(
+                config["task"], trainer.current_epoch, max(clocks, default=time.monotonic() - start)
+            )
             write_summary(run_dir, records)
+            for callback in callbacks:
+                if isinstance(callback, AnalysisCallback):
+                    callback.clean_up()
             show(records)
             exit_code = 0
     finally:
@@ -123,7 +137,9 @@ def show(records: list[dict]) -> None:
 def main(config: DictConfig) -> None:
     """Run one job."""
     with cli.usage_errors():
-        exit_code = train(cli.resolve(config))
+        resolved = cli.resolve(config)
+        with cli.writing(resolved["run_dir"]):
+            exit_code = train(resolved)
     if exit_code:
         sys.exit(exit_code)
 

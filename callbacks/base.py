@@ -1,5 +1,6 @@
 """The base of every analysis: when it runs, on which data, for which replica, and where the numbers go."""
 
+import io
 import logging
 import math
 import numbers
@@ -15,6 +16,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from lit_grok.files import write
 from lit_grok.modules import LitClassifier
 from lit_grok.results import index_replicas
 
@@ -103,6 +105,9 @@ class AnalysisCallback(L.Callback):
             Name to figure; saved as ``figures/NAME_REPLICA.png`` in the run's directory, and in W&B.
         """
         return {}
+
+    def clean_up(self) -> None:
+        """Remove what was needed until the results of the whole run are on the disk; by default nothing."""
 
     def measure_replicas(self, module: LitClassifier, batch: Batch) -> Mapping[str, Any]:
         """Measure all replicas; by default one after the other with `measure`.
@@ -245,9 +250,10 @@ def save_figures(trainer: L.Trainer, module: Any, draw: Callable[[xr.Dataset, st
         name = "a figure"
         try:
             for name, figure in draw(dataset.isel(replica=r), module.label(r)).items():
-                directory.mkdir(parents=True, exist_ok=True)
                 path = directory / f"{name}_{module.label(r).replace(' ', '_')}.png"
-                figure.savefig(path, dpi=150)
+                picture = io.BytesIO()
+                figure.savefig(picture, dpi=150)
+                write(path, picture.getvalue())
                 logger = trainer.loggers[r] if trainer.loggers else None
                 if isinstance(logger, WandbLogger):
                     logger.log_image(name, [str(path)])

@@ -1,16 +1,21 @@
 """Checkpoints: nothing that a kill can spoil, and a clean stop on Ctrl-C."""
 
+import io
 import logging
-import os
 import signal
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from lit_grok.results import CHECKPOINT, write_results
+from lit_grok.files import WriteError, write
+from lit_grok.results import CHECKPOINT, PREVIOUS_CHECKPOINT, write_results
 
 log = logging.getLogger("lit_grok")
 
@@ -19,7 +24,8 @@ class CheckpointCallback(Checkpoint):
     """Save the complete state of the training, and the results so far, on a cadence and when asked to stop.
 
     SIGINT and SIGTERM end the training after the epoch in hand, with a checkpoint; a second one ends it at once.
-    Every file is replaced as a whole, so a kill at any moment loses at most the epochs since the last checkpoint.
+    Every file is replaced as a whole, so a kill at any moment loses at most the epochs since the last checkpoint. The
+    checkpoint before the last one is kept, for the case that the disk does not give the last one back.
 
     Args:
         every: Epochs between checkpoints.
@@ -29,8 +35,19 @@ class CheckpointCallback(Checkpoint):
         if every < 1:
             raise ValueError(f"checkpoint_every={every}: must be at least 1")
         self.every = every
+        self._seconds_before, self._begin = 0.0, time.monotonic()
         self._signal: int | None = None
         self._previous: dict[int, Any] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the training, that of the sessions before a resume included."""
+        return self._seconds_before + time.monotonic() - self._begin
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Have checkpoints written like every other file, and count the time from here."""
+        trainer.strategy.checkpoint_io = _CheckpointFile()
+        self._begin = time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take over the two signals, after Lightning has, which would end the process on a SIGTERM in its own way."""
@@ -57,15 +74,20 @@ class CheckpointCallback(Checkpoint):
         self.on_train_end(trainer, pl_module)
         steps = trainer.fit_loop.epoch_loop.batch_progress.current.completed
         if 0 < steps == trainer.num_training_batches:
-            self._save(trainer, pl_module)
+            with suppress(WriteError):  # what has failed is told, and on a full disk this fails too
+                self._save(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The time it has taken so far."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self._seconds_before = state_dict["seconds"]
 
     def _save(self, trainer: L.Trainer, module: Any) -> None:
         run_dir = Path(trainer.default_root_dir)
-        path = run_dir / CHECKPOINT
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".partial")
-        trainer.save_checkpoint(temporary)
-        os.replace(temporary, path)
+        trainer.save_checkpoint(run_dir / CHECKPOINT)
         write_results(run_dir, module.recorder.dataset(), module.final_weights())
         for logger in trainer.loggers:
             logger.save()
@@ -78,3 +100,12 @@ class CheckpointCallback(Checkpoint):
             "%s: saving after this epoch, then stopping (once more: stop at once)",
             signal.Signals(number).name,
         )
+
+
+class _CheckpointFile(TorchCheckpointIO):
+    """Writes a checkpoint as a whole, and keeps the one that was there."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write(path, content.getbuffer(), keep=Path(path).with_name(Path(PREVIOUS_CHECKPOINT).name))

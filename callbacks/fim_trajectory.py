@@ -1,9 +1,9 @@
 """The geometry of the training: how far and which way the network moves, measured by its Fisher information."""
 
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from callbacks.base import AnalysisCallback, Batch, save_figures
 from lit_grok.cli import UsageError
 from lit_grok.figures import geometry
+from lit_grok.files import ReadError, reading, write
 from lit_grok.measures.fisher import Variant, fisher_diagonal
 from lit_grok.measures.inequality import gini
 from lit_grok.measures.trajectory import grokking_period, origin_cosine, step_cosine, step_magnitude, stiff_mask
@@ -50,7 +51,9 @@ class FIMTrajectoryCallback(AnalysisCallback):
 
     A step of length zero (a collapsed network, an F that vanishes) has no direction: NaN. Since F of the trained
     network is known last, snapshots wait on disk, one file each, ``trajectory/EPOCH.safetensors`` in the
-    run's directory: ``position`` and F of each variant, shape (R, D) in the order of ``network.parameters()``.
+    run's directory: ``position`` and F of each variant, shape (R, D) in the order of ``network.parameters()``. The last
+    two are in the checkpoint as well, so that the curves of a run that is extended after its end have no gap; those
+    under ``stiff/`` and ``sloppy/`` go back to its beginning only where ``keep_trajectory`` has left the others too.
 
     Args:
         every: Epochs between snapshots.
@@ -60,7 +63,7 @@ class FIMTrajectoryCallback(AnalysisCallback):
         inputs: How many of them (the split is in random order); None for all.
         stiff_threshold: Smallest final F of a stiff parameter.
         stiff_quantile: If given, the threshold is this quantile of the final F instead.
-        keep_trajectory: Leave the snapshots on disk at the end.
+        keep_trajectory: Leave the snapshots on disk when the run is complete.
     """
 
     def __init__(
@@ -88,32 +91,37 @@ class FIMTrajectoryCallback(AnalysisCallback):
         self.keep_trajectory = keep_trajectory
         self._interval = every
         self._recent: dict[int, Snapshot] = {}
-        self._directory = Path()
+        self._directory, self._shape = Path(), (0, 0)
 
     def is_due(self, epoch: int) -> bool:
         """Whether there is a snapshot after this many epochs."""
         return epoch % self._interval == 0 and (self.until is None or epoch <= self.until)
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Find the place of the snapshots, which two of these callbacks would both claim."""
         if sum(isinstance(callback, FIMTrajectoryCallback) for callback in trainer.callbacks) > 1:  # type: ignore[attr-defined]
             raise UsageError("FIMTrajectoryCallback: one is enough, it takes several variants")
         super().setup(trainer, pl_module, stage)
         self._directory = Path(trainer.default_root_dir) / "trajectory"
+        networks = pl_module.stack.networks
+        self._shape = len(networks), sum(p.numel() for p in networks[0].parameters())
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Take the first snapshot, if there is room for those to come."""
         self._refuse_full_disk(trainer, pl_module)
+        for epoch, snapshot in self._recent.items():  # of a run that goes on after its end
+            if not self._path(epoch).exists():
+                self._write(epoch, snapshot)
         super().on_train_start(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Measure what the trained network decides, draw, and remove the snapshots."""
+        """Measure what the trained network decides, and draw."""
         if pl_module.interrupted:
             return
         epoch = trainer.current_epoch
         due = [e for e in range(epoch + 1) if self.is_due(e)]
         if missing := sum(not self._path(e).exists() for e in due):
-            log.warning(
+            log.info(
                 "FIMTrajectoryCallback: %d of %d snapshots are not in %s (removed when the run was complete, unless "
                 "keep_trajectory=true): the stiff and sloppy steps beside them are missing",
                 missing,
@@ -134,9 +142,27 @@ class FIMTrajectoryCallback(AnalysisCallback):
             for prefix in (*(PREFIX[variant] for variant in self.variants), "euclidean"):
                 self._add_period(pl_module, prefix)
         save_figures(trainer, pl_module, self.draw)
-        self._recent = {}
-        if not self.keep_trajectory:
-            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def clean_up(self) -> None:
+        """Remove the snapshots."""
+        if self.keep_trajectory or not self._directory.exists():
+            return
+        shutil.rmtree(self._directory, ignore_errors=True)
+        if len(self._recent) > 1:
+            log.info(
+                "FIMTrajectoryCallback: extended later, this run will lack its stiff and sloppy steps before epoch %d, "
+                "which need the snapshots that keep_trajectory=true leaves",
+                min(self._recent),
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch of the last snapshot, and the last two."""
+        return super().state_dict() | {"recent": self._recent}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them back."""
+        super().load_state_dict(state_dict)
+        self._recent = state_dict["recent"]
 
     def draw(self, replica: xr.Dataset, title: str) -> Mapping[str, Figure]:
         """One page of the trajectory for each variant."""
@@ -210,19 +236,20 @@ class FIMTrajectoryCallback(AnalysisCallback):
         subspaces = {"stiff": stiff, "sloppy": ~stiff}
         # Copying the few entries of a subspace out is several times cheaper than masking all of them in every product.
         indices = {name: [mask.nonzero().squeeze(1) for mask in masks] for name, masks in subspaces.items()}
-        for epoch in due[:-1]:
-            before, here, after = (self._read(epoch + i * self._interval) for i in (-1, 0, 1))
-            if here is None or after is None:
-                continue
-            values: dict[str, list[Tensor]] = {}
-            for name, each in indices.items():
-                for r, index in enumerate(each):
-                    old = before["position"][r][index] if before else None
-                    positions = old, here["position"][r][index], after["position"][r][index]
-                    for kind, fisher in (("", here[variant][r][index]), ("euclidean_", None)):
-                        for quantity, value in _step(*positions, fisher).items():
-                            values.setdefault(f"{PREFIX[variant]}/{name}/{kind}{quantity}", []).append(value)
-            yield epoch, {name: torch.stack(each) for name, each in values.items()}
+        before, here = None, self._read(due[0])
+        for epoch, next_epoch in pairwise(due):
+            after = self._read(next_epoch)
+            if here is not None and after is not None:
+                values: dict[str, list[Tensor]] = {}
+                for name, each in indices.items():
+                    for r, index in enumerate(each):
+                        old = before["position"][r][index] if before else None
+                        positions = old, here["position"][r][index], after["position"][r][index]
+                        for kind, fisher in (("", here[variant][r][index]), ("euclidean_", None)):
+                            for quantity, value in _step(*positions, fisher).items():
+                                values.setdefault(f"{PREFIX[variant]}/{name}/{kind}{quantity}", []).append(value)
+                yield epoch, {name: torch.stack(each) for name, each in values.items()}
+            before, here = here, after
 
     def _add_period(self, module: LitClassifier, prefix: str) -> None:
         """The gradient of the step magnitude, and the period of grokking that its sign changes delimit."""
@@ -249,17 +276,26 @@ class FIMTrajectoryCallback(AnalysisCallback):
         return self._directory / f"{epoch:09d}.safetensors"
 
     def _write(self, epoch: int, snapshot: Snapshot) -> None:
-        path = self._path(epoch)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".partial")
-        safetensors.torch.save_file(snapshot, temporary)
-        os.replace(temporary, path)
+        write(self._path(epoch), safetensors.torch.save(snapshot))
 
     def _read(self, epoch: int) -> Snapshot | None:
-        """One snapshot, or None where there is none; from the disk after a resume."""
+        """One snapshot, or None where there is none, or a damaged one."""
         if epoch in self._recent:
             return self._recent[epoch]
-        return safetensors.torch.load_file(self._path(epoch)) if self._path(epoch).exists() else None
+        path = self._path(epoch)
+        try:
+            with reading(path, "a snapshot of this run"):
+                snapshot = safetensors.torch.load_file(path)
+                if {(name, *t.shape, t.dtype) for name, t in snapshot.items()} != {
+                    (name, *self._shape, torch.float32) for name in ("position", *self.variants)
+                }:
+                    raise ValueError("other names or shapes")
+                return snapshot
+        except FileNotFoundError:
+            return None
+        except ReadError as error:
+            log.warning("%s: its steps are left out", error)
+            return None
 
     def _refuse_full_disk(self, trainer: L.Trainer, module: LitClassifier) -> None:
         """Say that the snapshots will not fit before hours have passed."""

@@ -1,5 +1,6 @@
 """Snapshots of the two-dimensional Ising model, and which phase they are in."""
 
+import io
 import logging
 import math
 import pickle
@@ -9,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
 from datamodules.base import Dataset, ReplicaDataModule, Split
 from datamodules.glauber import sample
+from lit_grok.files import ReadError, check_archive, write
 from lit_grok.measures.ising import CRITICAL_TEMPERATURE
 
 log = logging.getLogger("lit_grok")
@@ -101,7 +103,7 @@ class IsingDataModule(ReplicaDataModule):
             self.path.with_suffix(".lock").touch()
         except OSError as error:
             raise ValueError(f"datamodule.data_dir={self.path.parent}: cannot be written ({error.strerror})") from None
-        with FileLock(self.path.with_suffix(".lock")):
+        with self._lock():
             if self._load_sampled() is not None:
                 return  # another process made it while this one waited
             count = len(self.temperatures)
@@ -114,9 +116,9 @@ class IsingDataModule(ReplicaDataModule):
                     seed=self.sample_seed,
                     progress=lambda done: bar.update(done - bar.n),
                 )
-            temporary = self.path.with_suffix(".partial.npz")
-            np.savez(temporary, bits=np.packbits(spins > 0), temperatures=self.temperatures)
-            temporary.replace(self.path)
+            archive = io.BytesIO()
+            np.savez(archive, bits=np.packbits(spins > 0), temperatures=self.temperatures)
+            write(self.path, archive.getvalue())
 
     def dataset(self) -> Dataset:
         """All snapshots, int8 (N, L, L), and their labels (N,)."""
@@ -154,6 +156,15 @@ class IsingDataModule(ReplicaDataModule):
         """Samples innermost in memory, as the fused convolutions want them: 10 % less time per step."""
         return inputs.movedim(1, -1).contiguous().movedim(-1, 1)
 
+    def _lock(self) -> AcquireReturnProxy:
+        """A context in which no other process samples; says so where it has to wait for one."""
+        lock = FileLock(self.path.with_suffix(".lock"))
+        try:
+            return lock.acquire(timeout=0)
+        except Timeout:
+            log.info("waiting for the process that makes %s", self.path)
+            return lock.acquire()
+
     def _check_sizes(self, labels: np.ndarray) -> None:
         smaller = int(min(labels.sum(), (~labels).sum()))
         if (self.train_size + self.test_size) // 2 > smaller:
@@ -166,6 +177,7 @@ class IsingDataModule(ReplicaDataModule):
         """The sampled snapshots, or None where the file is missing or damaged (the archive has checksums)."""
         shape = (len(self.temperatures), self.side, self.side)
         try:
+            check_archive(self.path)
             with np.load(self.path, allow_pickle=False) as archive:
                 if not np.array_equal(archive["temperatures"], self.temperatures):
                     raise ValueError("these are other temperatures")
@@ -204,24 +216,28 @@ def read_snapshots(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         Spins, int8 (N, L, L), and temperatures (N,).
 
     Raises:
-        ValueError: Where the file is truncated, refers to anything else, or holds something else.
+        ReadError: Where the file is truncated, refers to anything else, or holds something else.
     """
     try:
         with open(path, "rb") as file:
             content = _SnapshotUnpickler(file).load()
         entries = content[1]
-        spins = np.stack([np.asarray(entry[0]) for entry in entries])
+        arrays = [entry[0] for entry in entries]
+        if not all(isinstance(array, np.ndarray) and array.dtype.kind in "iuf" for array in arrays):
+            raise TypeError("snapshots must be arrays of numbers")
+        if sum(array.nbytes for array in arrays) > Path(path).stat().st_size:  # one array a million times over, say
+            raise ValueError("it unfolds to more than it holds")
+        spins = np.stack(arrays)
         temperatures = np.array([float(entry[2]) for entry in entries])
     except (pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"datamodule.source={path}: not a readable snapshot file ({error})") from None
+        raise ReadError(f"datamodule.source={path}: not a readable snapshot file ({error})") from None
     except Exception as error:
-        raise ValueError(
+        raise ReadError(
             f"datamodule.source={path}: not the authors' format [description, [[array, phase, temperature], …]] "
             f"({type(error).__name__}: {error})"
         ) from None
-    square = spins.ndim == 3 and spins.shape[1] == spins.shape[2]
-    if not square or spins.dtype.kind not in "iuf" or not np.isin(spins, (-1, 1)).all():
-        raise ValueError(f"datamodule.source={path}: snapshots must be square arrays of spins ±1")
+    if spins.ndim != 3 or spins.shape[1] != spins.shape[2] or not np.isin(spins, (-1, 1)).all():
+        raise ReadError(f"datamodule.source={path}: snapshots must be square arrays of spins ±1")
     if not (np.isfinite(temperatures) & (temperatures > 0)).all():
-        raise ValueError(f"datamodule.source={path}: temperatures must be positive numbers")
+        raise ReadError(f"datamodule.source={path}: temperatures must be positive numbers")
     return spins.astype(np.int8), temperatures

@@ -6,29 +6,37 @@ import logging
 import math
 import re
 import sys
+import sysconfig
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FunctionType
 from typing import Any, NoReturn
 
+import lightning as L
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.utils import get_object
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator, MPSAccelerator
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 from tqdm import tqdm
 
-from lit_grok.results import CHECKPOINT, CONFIG, read_config
+from lit_grok.files import ReadError, WriteError, reading
+from lit_grok.results import CHECKPOINT, CONFIG, PREVIOUS_CHECKPOINT, read_checkpoint, read_config
 
 log = logging.getLogger("lit_grok")
 
-EXIT_USAGE = 2
+EXIT_FAILED, EXIT_USAGE = 1, 2
 CONFIG_DIR = Path(__file__).parents[1] / "configs"
 #: What may differ between a run and its continuation.
 RESUMABLE = ("epochs", "threads", "accelerator", "checkpoint_every")
@@ -42,10 +50,10 @@ class UsageError(Exception):
     """Bad input; its message names the key, the value and what is allowed."""
 
 
-def exit_with(message: str) -> NoReturn:
-    """End with one line and exit code 2."""
+def exit_with(message: str, code: int = EXIT_USAGE) -> NoReturn:
+    """End with one line and this exit code."""
     sys.stderr.write(f"error: {' '.join(str(message).split())}\n")
-    sys.exit(EXIT_USAGE)
+    sys.exit(code)
 
 
 @contextmanager
@@ -77,12 +85,42 @@ def bad_input(run_dir: str | Path) -> Iterator[None]:
 
 
 @contextmanager
+def restoring(resume: str | None, until: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """What fails while a resumed run is put together again from its files is due to what they hold."""
+    try:
+        yield
+    except (UsageError, ReadError, WriteError):
+        raise
+    except Exception as error:
+        if resume is None or until():
+            raise
+        reason = next(iter(str(error).splitlines()), "")
+        raise UsageError(
+            f"resume={Path(resume).parents[1]}: {CONFIG} and {resume} are not those of a run that can go on "
+            f"({type(error).__name__}: {reason})"
+        ) from error
+
+
+@contextmanager
+def writing(run_dir: str | Path) -> Iterator[None]:
+    """Where a file cannot be written, say how to go on."""
+    try:
+        yield
+    except WriteError as error:
+        saved = any((Path(run_dir) / name).exists() for name in (CHECKPOINT, PREVIOUS_CHECKPOINT))
+        hint = f"go on with: python train.py resume={run_dir}" if saved else "start again: nothing was saved yet"
+        raise WriteError(f"{error}; what was written before is whole; once there is room, {hint}") from error
+
+
+@contextmanager
 def usage_errors() -> Iterator[None]:
     """Turn what bad input raises into one line; anything else is a bug and keeps its traceback."""
     try:
         yield
-    except UsageError as error:
+    except (UsageError, ReadError) as error:
         exit_with(str(error))
+    except WriteError as error:
+        exit_with(str(error), EXIT_FAILED)
     except OverrideParseException as error:
         exit_with(f"{error.override}: cannot be read as KEY=VALUE ({str(error).splitlines()[1]})")
     except MissingConfigException as error:
@@ -228,8 +266,10 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         saved = read_config(config.resume)
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"resume={config.resume}: not a run's directory (it has no {CONFIG})") from None
-    if not (Path(config.resume) / CHECKPOINT).exists():
-        raise UsageError(f"resume={config.resume}: that run has no checkpoint yet (it has no {CHECKPOINT})")
+    try:
+        tempfile.TemporaryFile(dir=config.resume).close()
+    except OSError as error:
+        raise UsageError(f"resume={config.resume}: cannot be written ({error.strerror})") from None
     for override in HydraConfig.get().overrides.task:
         key, _, value = override.partition("=")
         given = yaml.safe_load(value)
@@ -238,19 +278,65 @@ def resolve(config: DictConfig) -> dict[str, Any]:
                 f"{override}: a resumed run keeps its configuration; only {', '.join(RESUMABLE)} may be given"
             )
         saved[key] = given
-    done = _epochs_done(Path(config.resume) / CHECKPOINT)
-    if isinstance(saved["epochs"], int) and saved["epochs"] < done:
-        raise UsageError(f"epochs={saved['epochs']}: that run has made {done} epochs already; give as many or more")
-    saved["trainer"] |= {"max_epochs": saved["epochs"], "accelerator": saved["accelerator"]}
-    if "checkpoint" in saved["callbacks"]:
-        saved["callbacks"]["checkpoint"]["every"] = saved["checkpoint_every"]
-    saved["trainer"]["default_root_dir"] = saved["run_dir"] = str(config.resume)
+    checkpoint, done = _last_checkpoint(Path(config.resume))
+    with restoring(str(checkpoint)):
+        _refuse_foreign(saved)
+        epochs = saved["epochs"]
+        if isinstance(epochs, int) and epochs < done:
+            raise UsageError(f"epochs={epochs}: that run has made {done} epochs already; give as many or more")
+        saved["trainer"] |= {"max_epochs": epochs, "accelerator": saved["accelerator"]}
+        if "checkpoint" in saved["callbacks"]:
+            saved["callbacks"]["checkpoint"]["every"] = saved["checkpoint_every"]
+        saved["trainer"]["default_root_dir"] = saved["run_dir"] = str(config.resume)
+        saved["resume"] = str(checkpoint)
     return saved
 
 
-def _epochs_done(checkpoint: Path) -> int:
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    return state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+#: What a run is made of.
+_PARTS = (nn.Module, torch.optim.Optimizer, L.Callback, L.LightningDataModule, L.Trainer, Logger, Profiler)
+
+
+def _refuse_foreign(node: Any, key: str = "") -> None:
+    """Admit what a run is made of and the user's own code: a configuration that is read back may be somebody else's.
+
+    Raises:
+        UsageError: Where a ``_target_`` is anything else, which could as well remove files.
+    """
+    for name, value in node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ():
+        path = f"{key}.{name}" if key else str(name)
+        _refuse_foreign(value, path)
+        if name == "_target_" and not _is_ours(get_object(value)):
+            raise UsageError(f"{path}={value}: in {CONFIG}, but not a part of a run; a resumed run calls nothing else")
+
+
+def _is_ours(found: Any) -> bool:
+    if isinstance(found, type) and issubclass(found, _PARTS):
+        return True
+    module = sys.modules.get(getattr(found, "__module__", None) or "")
+    if not isinstance(found, type | FunctionType) or module is None:
+        return False
+    if module.__name__.split(".")[0] in ("lit_grok", "callbacks", "datamodules"):
+        return module.__name__.startswith(("lit_grok.loggers", "lit_grok.measures"))
+    installed = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    file = getattr(module, "__file__", None)
+    return file is not None and not any(Path(file).is_relative_to(folder) for folder in installed)
+
+
+def _last_checkpoint(run_dir: Path) -> tuple[Path, int]:
+    """The last checkpoint that can be read, and the epochs it has made."""
+    paths = [path for path in (run_dir / CHECKPOINT, run_dir / PREVIOUS_CHECKPOINT) if path.exists()]
+    for path in paths:
+        try:
+            with reading(path, "a checkpoint"):
+                done = read_checkpoint(path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+                if not isinstance(done, int):
+                    raise ValueError(f"it has made {done} epochs")
+                return path, done
+        except ReadError as error:
+            if path == paths[-1]:
+                raise
+            log.warning("%s: going on from the one before, %s", error, paths[-1])
+    raise UsageError(f"resume={run_dir}: that run has no checkpoint yet (it has no {CHECKPOINT})")
 
 
 def _claim(run_dir: str) -> Path:
@@ -290,9 +376,18 @@ def log_to_console() -> None:
 
 def log_to_file(run_dir: str | Path) -> None:
     """Keep the messages in the run's directory too."""
-    handler = logging.FileHandler(Path(run_dir) / "train.log")
+    path = Path(run_dir) / "train.log"
+    try:
+        handler = _File(path)
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written ({error.strerror})") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.handlers = [log.handlers[0], handler]
+
+
+class _File(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A full disk is told by what cannot be saved, once."""
 
 
 class _Console(logging.Handler):

@@ -1,6 +1,7 @@
 """One logger per replica, so that a dashboard looks the same whether replicas were trained together or apart."""
 
 import csv
+import io
 import json
 import logging
 import secrets
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from lit_grok.results import write_text
+from lit_grok.files import reading, write
 
 log = logging.getLogger("lit_grok")
 
@@ -83,7 +84,7 @@ def wandb_loggers(
         reason = " ".join(str(error).splitlines()[:1]) or type(error).__name__
         log.warning("W&B could not start, the run goes on without it: %s", reason)
         return []
-    write_text(ids_file, json.dumps(ids))
+    write(ids_file, json.dumps(ids))
     return [WandbLogger(experiment=run) for run in runs]
 
 
@@ -108,8 +109,8 @@ class CSVLogger(Logger):
         self.path = path
         self._rows: dict[int, dict[str, Any]] = {}
         if path.exists():
-            with open(path, newline="") as file:
-                for row in csv.DictReader(file):
+            with reading(path, "a table of epochs"), open(path, newline="") as file:
+                for row in csv.DictReader(file, strict=True):
                     self._rows[int(row["epoch"])] = {name: value for name, value in row.items() if value != ""}
 
     @property
@@ -132,13 +133,11 @@ class CSVLogger(Logger):
     def save(self) -> None:
         """Write the table."""
         names = dict.fromkeys(name for row in self._rows.values() for name in row)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".partial")
-        with open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, ["epoch", *(name for name in names if name != "epoch")])
-            writer.writeheader()
-            writer.writerows({**row, "epoch": epoch} for epoch, row in sorted(self._rows.items()))
-        temporary.replace(self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, ["epoch", *(name for name in names if name != "epoch")])
+        writer.writeheader()
+        writer.writerows({**row, "epoch": epoch} for epoch, row in sorted(self._rows.items()))
+        write(self.path, text.getvalue())
 
     def finalize(self, status: str) -> None:
         """Write the table a last time."""

@@ -8,17 +8,15 @@ A run's directory holds
 - ``summary.json``: a record per replica, written when the run has ended,
 - ``checkpoints/``, ``figures/``, ``train.log``.
 
-Every file is replaced as a whole, so a kill cannot leave an unreadable one, and none is read by unpickling.
+Every file is replaced as a whole, so a kill cannot leave an unreadable one, and none is read by unpickling. One that is
+damaged all the same, or something else, is a `lit_grok.files.ReadError`, which says so in one sentence.
 """
 
-import contextlib
 import glob
 import importlib
 import json
 import math
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +29,11 @@ import yaml
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from lit_grok.files import check_archive, check_seal, reading, seal, write
 from lit_grok.measures.grokking import Outcome, outcome
 
 CONFIG, RESULTS, WEIGHTS, SUMMARY = "config.yaml", "results.nc", "weights.safetensors", "summary.json"
-CHECKPOINT = "checkpoints/last.ckpt"
+CHECKPOINT, PREVIOUS_CHECKPOINT = "checkpoints/last.ckpt", "checkpoints/previous.ckpt"
 
 #: What tells one replica of a run from another; the first two are always there to select by.
 REPLICA_KEYS = ("init_scale", "seed", "weight_decay", "seed_init", "seed_data", "seed_order")
@@ -270,27 +269,21 @@ def _sound(recorder: Recorder, name: str, replica: int, diverged: int | None) ->
 def write_results(run_dir: str | Path, dataset: xr.Dataset, stacked: Mapping[str, Tensor]) -> None:
     """Write the dataset and the parameters of all replicas, each file as a whole."""
     compression = {name: {"zlib": True, "complevel": 1} for name in dataset.data_vars}
-    with _replacing(Path(run_dir) / RESULTS) as path:
-        dataset.to_netcdf(path, engine="h5netcdf", encoding=compression)
-    with _replacing(Path(run_dir) / WEIGHTS) as path:
-        safetensors.torch.save_file({name: t.detach().cpu().contiguous() for name, t in stacked.items()}, path)
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file as a whole, or leave the old one."""
-    with _replacing(Path(path)) as temporary:
-        temporary.write_text(text)
+    write(Path(run_dir) / RESULTS, seal(bytes(dataset.to_netcdf(engine="h5netcdf", encoding=compression))))
+    weights = {name: values.detach().cpu().contiguous() for name, values in stacked.items()}
+    write(Path(run_dir) / WEIGHTS, safetensors.torch.save(weights))
 
 
 def write_config(run_dir: str | Path, config: Mapping[str, Any]) -> None:
     """Write the resolved configuration."""
-    write_text(Path(run_dir) / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+    text = yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    write(Path(run_dir) / CONFIG, text)
 
 
 def write_summary(run_dir: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Write the list of records, one per replica; NaN and infinity become null."""
     clean = [{k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in r.items()} for r in records]
-    write_text(Path(run_dir) / SUMMARY, json.dumps(clean, indent=2, allow_nan=False) + "\n")
+    write(Path(run_dir) / SUMMARY, json.dumps(clean, indent=2, allow_nan=False) + "\n")
 
 
 def open_run(run_dir: str | Path) -> xr.Dataset:
@@ -307,6 +300,7 @@ def open_run(run_dir: str | Path) -> xr.Dataset:
 
     Raises:
         FileNotFoundError: Where there is no run.
+        lit_grok.files.ReadError: Where its results are damaged.
 
     Example:
         ``open_run("runs/ising/…").train_accuracy.sel(init_scale=10).mean("seed")``
@@ -328,6 +322,7 @@ def open_runs(pattern: str | Path) -> xr.Dataset:
 
     Raises:
         FileNotFoundError: Where no run matches.
+        lit_grok.files.ReadError: Where the files of one are damaged.
 
     Example:
         ``open_runs("runs/mod_add/*").test_accuracy.isel(epoch=-1).groupby("init_scale").mean()``
@@ -375,6 +370,7 @@ def load_network(run_dir: str | Path, **replica: float) -> nn.Module:
     Raises:
         KeyError: Where no replica or more than one fits; the message lists those there are.
         FileNotFoundError: Where there is no run.
+        lit_grok.files.ReadError: Where its files are damaged, do not fit each other, or name no network.
 
     Example:
         ``load_network("runs/ising/…", init_scale=10, seed=0)(spins)``
@@ -392,10 +388,19 @@ def load_network(run_dir: str | Path, **replica: float) -> nn.Module:
         keys = index_replicas(dataset).indexes["replica"].names
         there = [" ".join(f"{key}={d[key]:.15g}" for key in keys) for d in _replicas(dataset)]
         raise KeyError(f"{replica or 'no selection'} fits {len(matches)} replicas; there are: {', '.join(there)}")
-    network = build_network(read_config(run_dir)["network"])
-    with safetensors.safe_open(str(Path(run_dir) / WEIGHTS), framework="pt") as weights, torch.no_grad():
+    with reading(Path(run_dir) / CONFIG, "the configuration of a run"):
+        network = build_network(read_config(run_dir)["network"])
+    path = Path(run_dir) / WEIGHTS
+    with (
+        reading(path, f"the weights of {dataset.sizes['replica']} such networks"),
+        safetensors.safe_open(str(path), framework="pt") as weights,
+        torch.no_grad(),
+    ):
         for name, parameter in network.named_parameters():
-            parameter.copy_(weights.get_slice(name)[matches[0]])
+            values = weights.get_slice(name)
+            if tuple(values.get_shape()) != (dataset.sizes["replica"], *parameter.shape):
+                raise ValueError(f"{name} has the shape {tuple(values.get_shape())}")
+            parameter.copy_(values[matches[0]])
     return network
 
 
@@ -408,7 +413,7 @@ def build_network(specification: Mapping[str, Any]) -> nn.Module:
     """
     if not isinstance(specification, Mapping) or "_target_" not in specification:
         raise ValueError(f"network={specification}: give network._target_, a class, and its arguments")
-    target = specification["_target_"]
+    target = str(specification["_target_"])
     arguments = {key: value for key, value in specification.items() if key != "_target_"}
     module, _, name = target.rpartition(".")
     try:
@@ -428,7 +433,49 @@ def read_config(run_dir: str | Path) -> dict[str, Any]:
     path = Path(run_dir) / CONFIG
     if not path.exists():
         raise FileNotFoundError(f"{run_dir}: not a run directory (it has no {CONFIG})")
-    return yaml.safe_load(path.read_text())
+    with reading(path, "the configuration of a run"):
+        config = yaml.load(path.read_text(), Loader=_Loader)
+        if not isinstance(config, Mapping):
+            raise ValueError("it is no mapping of keys to values")
+        return dict(config)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Spells out what stands in two places twice, because `_Loader` reads no references."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+class _Loader(yaml.SafeLoader):
+    """Without references, by which a file of ten lines can grow to a billion values, or contain itself."""
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("it has references, which a run does not write")
+        return super().compose_node(parent, index)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The complete state of a training, tensors on the CPU and not read before they are used.
+
+    Raises:
+        lit_grok.files.ReadError: Where it is damaged or something else.
+    """
+    check_archive(path)  # PyTorch does not look at the checksums
+    with reading(path, "a checkpoint"):
+        return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+
+
+def finished(run_dir: str | Path, epochs: int) -> list[dict[str, Any]]:
+    """The summary of a run that has ended after so many epochs, if its results are there; otherwise nothing."""
+    try:
+        open_run(run_dir)
+        records = json.loads((Path(run_dir) / SUMMARY).read_text())
+        ended = all(record["epochs"] >= epochs or record["status"] == "diverged" for record in records)
+    except Exception:  # no summary, or a damaged one: it is written again at the end
+        return []
+    return records if ended else []
 
 
 def index_replicas(dataset: xr.Dataset, also: Sequence[str] = ()) -> xr.Dataset:
@@ -455,7 +502,15 @@ def _read(run_dir: Path) -> xr.Dataset:
     path = run_dir / RESULTS
     if not path.exists():
         raise FileNotFoundError(f"{run_dir}: no results here yet (it has no {RESULTS})")
-    return xr.load_dataset(path, engine="h5netcdf").assign_attrs(run_dir=str(run_dir))
+    check_seal(path)
+    with reading(path, "the results of a run"):
+        with xr.open_dataset(path, engine="h5netcdf") as lazy:
+            if lazy.nbytes > 1032 * path.stat().st_size:  # as far as zlib can compress; HDF5 fills in what is not there
+                raise ValueError(f"it unfolds to {lazy.nbytes / 1e9:.1f} GB")
+            dataset = lazy.load()
+        if any(dataset[key].dims != ("replica",) or dataset[key].dtype.kind not in "iuf" for key in REPLICA_KEYS):
+            raise ValueError(f"its replicas have no {', '.join(REPLICA_KEYS)}")
+    return dataset.assign_attrs(run_dir=str(run_dir))
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -464,19 +519,5 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= _flatten(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = str(value) if isinstance(value, list) else value
+            flat[f"{prefix}{key}"] = value if isinstance(value, str | int | float | None) else str(value)
     return flat
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(descriptor)
-    try:
-        yield Path(name)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)

@@ -1,6 +1,9 @@
 import logging
+import resource
 import runpy
+import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,3 +74,49 @@ def command(tmp_path, monkeypatch, capfd):
         signal.signal(number, handler)
     torch.set_flush_denormal(False)
     torch.set_num_threads(1)
+
+
+def mounted(folder, *options):
+    """Mount something, if this machine lets a test do that."""
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no mounting here: {done.stderr.strip()}")
+
+
+@pytest.fixture(params=["tmpfs", "limit"])
+def full_disk(request, tmp_path):
+    """A folder in which no file can grow beyond so many bytes: a small disk, or a limit on every file."""
+    folder, size = tmp_path / "disk", 1 << 20
+    if request.param == "limit":
+        folder.mkdir()
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        yield folder, size
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        return
+    mounted(folder, "-t", "tmpfs", "-o", f"size={size}", "none")
+    yield folder, size
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def read_only_copy(tmp_path):
+    """A function that copies a folder to where nothing can be written, not even by root."""
+    disk = tmp_path / "disk"
+
+    def copy(folder):
+        mounted(disk, "-t", "tmpfs", "none")
+        shutil.copytree(folder, disk / folder.name)
+        mounted(disk, "-o", "remount,ro")
+        return disk / folder.name
+
+    yield copy
+    subprocess.run(["umount", "-l", str(disk)], capture_output=True)
+
+
+@pytest.fixture
+def read_only(tmp_path, read_only_copy):
+    """An empty folder in which nothing can be written."""
+    (tmp_path / "empty").mkdir()
+    return read_only_copy(tmp_path / "empty")

@@ -1,7 +1,9 @@
 """Callbacks that the tests name on the command line."""
 
 import os
+import resource
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import lightning as L
@@ -64,6 +66,29 @@ class SignalWhile(L.Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if self.file.exists() and trainer.current_epoch + 1 == self.epoch and batch_idx == self.batch:
             os.kill(os.getpid(), self.number)
+
+
+class FillsDisk(L.Callback):
+    """Leaves no room for another file, from an epoch on, as long as a file is there."""
+
+    def __init__(self, epoch, disk, file="filling"):
+        self.epoch, self.disk, self.file = epoch, Path(disk), Path(file)
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if self.file.exists() and trainer.current_epoch + 1 == self.epoch:
+            fill_disk(self.disk)
+
+
+def fill_disk(folder):
+    """Up to the last byte, or with a limit for what else is written, where that stands for the end of the disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+        return
+    for size in (1 << 12, 1):
+        with suppress(OSError), open(folder / "filler", "ab", buffering=0) as file:
+            while True:
+                file.write(b"x" * size)
 
 
 class Poison(L.Callback):

@@ -92,3 +92,15 @@ def test_what_is_shipped_is_lit_grok_alone_and_whole():
 def test_train_py_is_a_short_recipe():
     lines = (ROOT / "train.py").read_text().splitlines()
     assert len(lines) < 150
+
+
+WRITES = (
+    r"os\.(replace|rename)\(|\.write_(text|bytes)\(|\.replace\((self\.)?path\)|open\([^)]*[\"'][wax]b?[\"']|"
+    r"save_file\(|savefig\((self\.)?path"
+)
+
+
+def test_one_place_writes_files():
+    files = [file for folder in ("lit_grok", "callbacks", "datamodules") for file in (ROOT / folder).rglob("*.py")]
+    writers = [file.relative_to(ROOT) for file in (*files, ROOT / "train.py") if re.search(WRITES, file.read_text())]
+    assert writers == [Path("lit_grok/files.py")]

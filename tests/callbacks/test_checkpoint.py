@@ -1,9 +1,13 @@
+import itertools
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +33,9 @@ def identical(run, other, states=True):
     mine, theirs = (lit_grok.open_run(r).drop_attrs() for r in (run, other))
     xr.testing.assert_identical(mine, theirs)
     saved = [torch.load(r / "checkpoints" / "last.ckpt", weights_only=True) for r in (run, other)]
+    for state in saved:
+        (clock,) = (s for s in state["callbacks"].values() if "seconds" in s)
+        assert clock.pop("seconds") > 0
     if states:
         assert saved[0]["callbacks"] == saved[1]["callbacks"]
         assert saved[0]["epoch"] == saved[1]["epoch"]
@@ -173,26 +180,156 @@ def test_a_diverged_replica_stays_so_when_the_run_goes_on(command):
     assert json.loads((command.folder / "longer" / "summary.json").read_text())[1]["status"] == "diverged"
 
 
-def test_a_failing_write_leaves_the_old_checkpoint(command, monkeypatch):
-    import lightning
+# Disks that fill up, and disks that lie
 
-    real, calls = lightning.Trainer.save_checkpoint, []
+FULL = r"cannot be written \((No space left on device|File too large)\); what was written before is whole; "
+FULL += "once there is room, "
 
-    def half(self, path, *args, **kwargs):
-        calls.append(path)
-        if len(calls) == 2:
-            Path(path).write_bytes(b"half of")
-            raise OSError(28, "No space left on device")
-        real(self, path, *args, **kwargs)
 
-    monkeypatch.setattr(lightning.Trainer, "save_checkpoint", half)
-    with pytest.raises(OSError, match="No space left"):
-        command(*command.MOD_ADD, "run_dir=run", "checkpoint_every=2")
-    monkeypatch.undo()
-    monkeypatch.chdir(command.folder)
-    # the third attempt, when the failure was handled, may have succeeded; what is there can be read
-    assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["epoch"] in (1, 3)
-    assert command("resume=run").code == 0
+def filled(command, disk, epoch, *overrides):
+    """A run that finds the disk full at an epoch, and where it is."""
+    fill = ("+callbacks.fill._target_=tests.helpers.FillsDisk", f"+callbacks.fill.disk={disk}")
+    options = (*SHUFFLED, "checkpoint_every=2", *overrides, *fill, f"+callbacks.fill.epoch={epoch}")
+    (command.folder / "filling").touch()
+    result = command(*command.MOD_ADD, *options, f"run_dir={disk}/run")
+    (command.folder / "filling").unlink()
+    return result, options, disk / "run"
+
+
+def make_room(disk):
+    (disk / "filler").unlink(missing_ok=True)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.getrlimit(resource.RLIMIT_FSIZE)[1],) * 2)
+
+
+def hidden(folder):
+    return [path for path in folder.rglob("*") if path.name.startswith(".") or "partial" in path.name]
+
+
+@pytest.mark.parametrize("logger", ["none", "csv"])
+def test_a_full_disk_ends_the_run_in_one_sentence_and_loses_nothing(command, full_disk, logger):
+    disk, _ = full_disk
+    result, options, run = filled(command, disk, 5, f"logger={logger}")
+    assert result.code == 1
+    assert len(result.err.splitlines()) == 1
+    assert re.match(f"error: .*{FULL}go on with: python train.py resume={run}$", result.err)
+    assert not hidden(disk)
+    assert lit_grok.open_run(run).epoch.values[-1] == 4
+    assert lit_grok.load_network(run)(torch.tensor([[1, 2]])).shape == (1, 11)
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 3
+    make_room(disk)
+    assert command(f"resume={run}").code == 0
+    command.mod_add(*options, "run_dir=whole")
+    identical(run, command.folder / "whole")
+
+
+def test_a_disk_that_is_full_from_the_start(command, full_disk):
+    result, _, run = filled(command, full_disk[0], 1)
+    assert result.code == 1
+    assert re.match(f"error: {run}/.*{FULL}start again: nothing was saved yet$", result.err)
+    assert not hidden(full_disk[0])
+
+
+@pytest.mark.parametrize("kind", ["figures", "trajectory"])
+def test_a_full_disk_in_the_middle_of_an_analysis(command, full_disk, kind):
+    disk, _ = full_disk
+    extra = "callbacks.grok_time._target_=callbacks.GrokTimeCallback"
+    if kind == "trajectory":
+        extra = "+callbacks.fim={_target_: callbacks.FIMTrajectoryCallback, every: 1}"
+    result, *_, run = filled(command, disk, {"figures": 8, "trajectory": 3}[kind], extra, "checkpoint_every=1")
+    assert (result.code, len(result.err.splitlines())) == (1, 1)
+    assert re.match(f"error: {run}/.*{FULL}go on with: python train.py resume={run}$", result.err)
+    assert not hidden(disk)
+    make_room(disk)
+    assert command(f"resume={run}").code == 0
+    assert lit_grok.open_run(run).epoch.values[-1] == 8
+
+
+def test_a_read_only_place_is_said_before_anything_is_trained(command, read_only):
+    result = command(*command.MOD_ADD, f"run_dir={read_only}/run")
+    assert (result.code, len(result.err.splitlines())) == (2, 1)
+    assert re.match(rf"error: run_dir={read_only}/run: cannot be written \((Read-only|Permission)", result.err)
+    result = command(*command.ISING, f"datamodule.data_dir={read_only}")
+    assert (result.code, len(result.err.splitlines())) == (2, 1)
+    assert re.match(rf"error: datamodule.data_dir={read_only}: cannot be written \((Read-only|Permission)", result.err)
+
+
+def test_a_run_in_a_read_only_place_cannot_go_on(command, read_only_copy):
+    run = command.mod_add()
+    copy = read_only_copy(run)
+    result = command(f"resume={copy}", "epochs=8")
+    assert (result.code, len(result.err.splitlines())) == (2, 1)
+    assert re.match(rf"error: resume={copy}: cannot be written \((Read-only|Permission)", result.err)
+    assert lit_grok.open_run(copy).epoch.values[-1] == 4
+
+
+def test_the_checkpoint_before_the_last_one_is_kept(command):
+    run = command.mod_add("epochs=8", "checkpoint_every=3")
+    epochs = {p.name: torch.load(p, weights_only=True)["epoch"] for p in (run / "checkpoints").iterdir()}
+    assert epochs == {"last.ckpt": 7, "previous.ckpt": 5}
+
+
+def flip(content):
+    """Turn one bit of the largest member, the weights' own, which PyTorch would not notice."""
+    return bytes(b ^ (i == len(content) // 2) for i, b in enumerate(content))
+
+
+DAMAGES = {
+    "cut": lambda content: content[:-1000],
+    "flipped": flip,
+    "empty": lambda _: b"",
+    "foreign": lambda _: b"something else altogether",
+    "zeros": lambda content: bytes(len(content)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_costs_the_epochs_since_the_one_before(command, damage):
+    options = ("seed=3", *SHUFFLED, *SIGNAL)
+    (command.folder / "signalling").touch()
+    assert command(*command.MOD_ADD, *options, "run_dir=stopped").code == 130  # after epoch 5, with one of epoch 3
+    (command.folder / "signalling").unlink()
+    run = command.folder / "stopped"
+    last, previous = (run / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt"))
+    last.write_bytes(DAMAGES[damage](last.read_bytes()))
+    result = command("resume=stopped")
+    assert result.code == 0
+    assert re.fullmatch(
+        r"warning: stopped/checkpoints/last.ckpt: cannot be read as .*: going on from the one before, "
+        r"stopped/checkpoints/previous.ckpt\n",
+        result.err,
+    )
+    assert "going on from stopped/checkpoints/previous.ckpt" in (run / "train.log").read_text()
+    command.mod_add(*options, "run_dir=whole")
+    identical(run, command.folder / "whole")
+    (run / "summary.json").unlink()
+    for path in (last, previous):
+        path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    result = command("resume=stopped")
+    assert (result.code, len(result.err.splitlines())) == (2, 2)  # both are named
+    assert "error: stopped/checkpoints/previous.ckpt: cannot be read as " in result.err
+
+
+def test_a_kill_between_the_two_names_leaves_the_one_before(command):
+    run = command.mod_add("epochs=8", "checkpoint_every=3", "run_dir=run")
+    (run / "checkpoints" / "last.ckpt").unlink()
+    (run / "summary.json").unlink()
+    result = command("resume=run")
+    assert (result.code, result.err) == (0, "")
+    assert "going on from run/checkpoints/previous.ckpt" in result.out
+    command.mod_add("epochs=8", "checkpoint_every=3", "run_dir=whole")
+    identical(run, command.folder / "whole")
+
+
+def test_seconds_count_all_sessions(command, monkeypatch):
+    ticks = itertools.count(0, 1000)
+    with monkeypatch.context() as patch:
+        patch.setattr("callbacks.checkpoint.time", SimpleNamespace(monotonic=lambda: next(ticks)))
+        run = command.mod_add("epochs=4")
+    first = json.loads((run / "summary.json").read_text())[0]["seconds"]
+    assert first >= 2000  # between a start, a checkpoint and the end
+    assert command(f"resume={run}", "epochs=8").code == 0
+    both = json.loads((run / "summary.json").read_text())[0]["seconds"]
+    assert first - 1000 < both < first  # up to the checkpoint, and the real seconds of the second session
 
 
 def test_no_cadence_below_one():

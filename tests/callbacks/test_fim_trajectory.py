@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import xarray as xr
 from matplotlib.figure import Figure
 
 from callbacks import FIMTrajectoryCallback
@@ -165,15 +166,119 @@ def test_kept_trajectory_can_be_read(command):
     assert set(last) == {"position", "classif_logits"}
 
 
-def test_a_run_that_goes_on_after_its_end_says_what_it_has_lost(command):
-    command.mod_add(*fim(every=1), "run_dir=run")
-    assert command("resume=run", "epochs=8").code == 0
-    log = (command.folder / "run/train.log").read_text()
-    assert "5 of 9 snapshots are not in run/trajectory" in log
-    results = open_run("run")
-    # Of the step from epoch 4 to 5 the start is gone: the only gap in the curves of the whole.
-    assert results.fim_step_magnitude.dropna("epoch").epoch.values.tolist() == [0, 1, 2, 3, 5, 6, 7]
-    assert results.fim_sloppy_step_magnitude.dropna("epoch").epoch.values.tolist() == [5, 6, 7]
+def extended(command, *options, epochs=(12, 24)):
+    """A run that was complete and is made longer, and one that was asked for at once."""
+    command.mod_add(*options, f"epochs={epochs[0]}", "run_dir=longer")
+    assert command("resume=longer", f"epochs={epochs[1]}").code == 0
+    return open_run("longer"), open_run(command.mod_add(*options, f"epochs={epochs[1]}", "run_dir=whole"))
+
+
+def of_subspaces(name):
+    return "_stiff_" in name or "_sloppy_" in name
+
+
+@pytest.mark.parametrize("every", [1, 5])  # with a snapshot at the seam, and with the last one before it
+def test_an_extended_run_has_no_gap_at_the_seam(command, every):
+    longer, whole = extended(command, *fim(every=every, stiff_threshold=1e-3), BOTH, "init_scale=[1,10]")
+    assert set(longer) == set(whole)
+    for name in whole:
+        if not of_subspaces(name) or name.endswith("_parameters"):
+            np.testing.assert_array_equal(longer[name], whole[name], err_msg=name)
+        else:  # from the last two snapshots before the seam on, the second of them with the step before
+            first = (12 // every - (1 if "step_cosine" not in name else 0)) * every
+            np.testing.assert_array_equal(
+                longer[name].sel(epoch=slice(first, None)), whole[name].sel(epoch=slice(first, None))
+            )
+            assert longer[name].sel(epoch=slice(None, first - 1)).isnull().all()
+            assert whole[name].sel(epoch=slice(None, first - 1)).notnull().any()
+    log = (command.folder / "longer/train.log").read_text()
+    assert (
+        f"extended later, this run will lack its stiff and sloppy steps before epoch {12 // every * every - every},"
+        in log
+    )
+    assert f" of {24 // every + 1} snapshots are not in longer/trajectory" in log
+    assert "WARNING" not in log
+
+
+def test_an_extended_run_that_kept_its_trajectory_lacks_nothing(command):
+    options = (*fim(every=5, stiff_threshold=1e-3, keep_trajectory="true"), BOTH, "init_scale=[1,10]")
+    longer, whole = extended(command, *options)
+    assert set(longer) == set(whole)
+    for name in whole:
+        np.testing.assert_array_equal(longer[name], whole[name], err_msg=name)
+    assert any(of_subspaces(name) for name in whole)
+    log = (command.folder / "longer/train.log").read_text()
+    assert "lack" not in log
+    assert "snapshots are not in" not in log
+
+
+def test_a_run_extended_beyond_the_last_snapshot(command):
+    longer, whole = extended(command, *fim(every=1, until=6), epochs=(4, 12))
+    for name in whole:
+        if not of_subspaces(name):
+            np.testing.assert_array_equal(longer[name], whole[name], err_msg=name)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", ["write_results", "write_summary", "show"])
+@pytest.mark.parametrize("cut", [False, True])  # whether the run had been resumed before
+def test_a_kill_between_the_last_epoch_and_the_final_write_loses_nothing(command, helpers, monkeypatch, at, cut):
+    options = [*fim(every=1, stiff_threshold=1e-3), BOTH, "epochs=12", "checkpoint_every=4"]
+    whole = open_run(command.mod_add(*options, "run_dir=whole"))
+    options += ["+callbacks.fail._target_=trajectory_helpers.FailOnce"]
+    (command.folder / "killed").mkdir()
+    if cut:
+        with pytest.raises(RuntimeError, match="killed"):
+            command(*command.MOD_ADD, *options, "run_dir=killed")
+    else:
+        (command.folder / "killed").rmdir()
+        options.pop()
+
+    def kill(*_):
+        raise Killed
+
+    where = {"write_results": "lit_grok.results.write_results", "write_summary": "lit_grok.results.write_summary"}
+    with monkeypatch.context() as patch:
+        patch.setattr(where.get(at, "rich.console.Console.print"), kill)
+        with pytest.raises(Killed):
+            command("resume=killed") if cut else command(*command.MOD_ADD, *options, "run_dir=killed")
+    assert command("resume=killed").code == 0
+    resumed = open_run("killed")
+    assert set(resumed) == set(whole)
+    for name in whole:
+        np.testing.assert_array_equal(resumed[name], whole[name], err_msg=name)
+    assert not (command.folder / "killed/trajectory").exists()
+
+
+def test_a_complete_run_that_is_resumed_keeps_its_results(command):
+    run = command.mod_add(*fim(every=1))
+    before = open_run(run)
+    result = command(f"resume={run}")
+    assert (result.code, "is complete; epochs=… makes it longer" in result.out) == (0, True)
+    xr.testing.assert_identical(open_run(run), before)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-9], lambda b: b[:20], lambda _: b"", lambda b: b.replace(b"F32", b"I32")]
+)
+def test_a_damaged_snapshot_costs_its_steps_and_no_more(command, helpers, damage):
+    options = [*fim(every=1), "epochs=12", "checkpoint_every=4", "+callbacks.fail._target_=trajectory_helpers.FailOnce"]
+    with pytest.raises(RuntimeError, match="killed"):
+        command(*command.MOD_ADD, *options, "run_dir=cut")
+    path = command.folder / "cut/trajectory/000000003.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    assert command("resume=cut").code == 0
+    results = open_run("cut")
+    assert results.fim_step_cosine.dropna("epoch").epoch.values.tolist() == list(range(1, 12))
+    assert results.fim_sloppy_step_magnitude.dropna("epoch").epoch.values.tolist() == [0, 1, *range(4, 12)]
+    assert log_lines(command.folder / "cut", "000000003.safetensors: cannot be read as a snapshot of this run") == 1
+
+
+def log_lines(run, text):
+    return sum(text in line for line in (run / "train.log").read_text().splitlines())
 
 
 def test_steps_without_length_are_nan_and_counted(command):

@@ -4,17 +4,21 @@ import multiprocessing
 import os
 import pickle
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from datamodules import IsingDataModule, ising
 from datamodules.glauber import sample
 from datamodules.ising import read_snapshots
+from lit_grok.files import WriteError
 from lit_grok.measures.ising import CRITICAL_TEMPERATURE
+from tests.helpers import fill_disk
 
 SMALL = {"side": 8, "train_size": 20, "test_size": 40, "temperatures": 10, "snapshots": 8, "steps": 200}
 
@@ -224,15 +228,14 @@ def test_an_interrupted_sampling_leaves_no_file(tmp_path, monkeypatch):
     assert data(tmp_path).path.exists()
 
 
-def test_a_write_that_fails_leaves_no_file(tmp_path, monkeypatch):
-    def half(path, **arrays):
-        Path(path).write_bytes(b"PK half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "savez", half)
-    with pytest.raises(OSError, match="No space"):
-        data(tmp_path)
-    assert not [p for p in tmp_path.glob("*.npz") if "partial" not in p.name]
+def test_a_full_disk_leaves_no_file_and_is_one_sentence(full_disk):
+    folder, _ = full_disk
+    fill_disk(folder)
+    with pytest.raises(
+        WriteError, match=r"ising_L8.*\.npz: cannot be written \((No space left on device|File too large)"
+    ):
+        data(folder, snapshots=600, temperatures=20)
+    assert {path.suffix for path in folder.iterdir()} <= {".lock", ""}
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
@@ -266,6 +269,41 @@ def test_two_processes_that_want_it_at_once_make_it_once(tmp_path, monkeypatch):
     for process in processes:
         process.join(60)
     assert len(list(tmp_path.glob("sampled.*"))) == 1
+
+
+def test_a_process_that_waits_for_another_says_so(tmp_path, counted, caplog, monkeypatch):
+    monkeypatch.setattr(ising.log, "propagate", True)
+    caplog.set_level(logging.INFO, "lit_grok")
+    lock = FileLock(IsingDataModule(**SMALL, data_dir=str(tmp_path)).path.with_suffix(".lock"))
+    with lock:
+        waiting = threading.Thread(target=data, args=(tmp_path,))
+        waiting.start()
+        while "waiting for the process that makes" not in caplog.text:
+            assert waiting.is_alive()
+            time.sleep(0.01)
+        assert not counted
+    waiting.join(60)
+    assert len(counted) == 1
+
+
+def test_a_process_that_is_killed_while_it_makes_the_data_keeps_nobody_from_making_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def hanging(*args, **_):
+        Path("hanging").touch()
+        time.sleep(100)
+
+    fork = multiprocessing.get_context("fork")
+    with monkeypatch.context() as patch:
+        patch.setattr(ising, "sample", hanging)
+        process = fork.Process(target=lambda: data(Path("data")))
+        process.start()
+        while not Path("hanging").exists():
+            assert process.is_alive()
+            time.sleep(0.01)
+    process.kill()
+    process.join(60)
+    assert data(Path("data")).path.exists()
 
 
 # The authors' file

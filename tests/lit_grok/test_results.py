@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-import yaml
 
 import lit_grok
 from lit_grok import results
+from lit_grok.files import ReadError, WriteError
 from lit_grok.networks import ModularMLP
 from lit_grok.replicas import ReplicaStack
 from lit_grok.results import REPLICA_KEYS, Recorder, index_replicas, summarise, write_config, write_results
@@ -272,45 +272,31 @@ def test_only_networks_are_built():
 # Nothing half-written, nothing unpickled
 
 
-class FullDisk(OSError):
-    pass
+WRITERS = {
+    "results.nc": lambda folder, recorder, noise: write_results(folder, recorder.dataset().assign(noise=noise), {}),
+    "weights.safetensors": lambda folder, recorder, noise: write_results(
+        folder, recorder.dataset(), {"x": torch.from_numpy(noise.values)}
+    ),
+    "config.yaml": lambda folder, recorder, noise: write_config(folder, {"new": noise.values.tolist()}),
+    "summary.json": lambda folder, recorder, noise: results.write_summary(folder, [{"new": noise.values.tolist()}]),
+}
 
 
-@pytest.mark.parametrize("file", ["results.nc", "weights.safetensors", "config.yaml", "summary.json"])
-def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch, file):
-    write_run(tmp_path, PRODUCT)
-    results.write_summary(tmp_path, [{"a": 1}])
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+@pytest.mark.parametrize("file", WRITERS)
+def test_a_full_disk_leaves_the_old_file(full_disk, file):
+    folder, size = full_disk
+    write_run(folder, PRODUCT)
+    results.write_summary(folder, [{"a": 1}])
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
     recorder = Recorder(PRODUCT)
     recorder.add("test_accuracy", range(6), 99)
-
-    def half(path):
-        Path(path).write_bytes(b"half of")
-        raise FullDisk(28, "No space left on device")
-
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", lambda self, path, **_: half(path))
-    monkeypatch.setattr("safetensors.torch.save_file", lambda tensors, path: half(path))
-    monkeypatch.setattr(Path, "write_text", lambda self, *_: half(self))
-    with pytest.raises(FullDisk):  # noqa: PT012
-        if file == "results.nc":
-            write_results(tmp_path, recorder.dataset(), {})
-        elif file == "weights.safetensors":
-            monkeypatch.setattr(xr.Dataset, "to_netcdf", lambda self, path, **_: Path(path).write_bytes(before[file]))
-            write_results(tmp_path, recorder.dataset(), {"x": torch.ones(1)})
-        elif file == "config.yaml":
-            write_config(tmp_path, {"new": 1})
-        else:
-            results.write_summary(tmp_path, [{"new": 1}])
-    after = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    noise = xr.DataArray(np.random.default_rng(0).random(size // 4))
+    with pytest.raises(WriteError, match=f"{file}: cannot be written"):
+        WRITERS[file](folder, recorder, noise)
+    after = {p.name: p.read_bytes() for p in folder.iterdir()}
     assert after.keys() == before.keys()  # nothing temporary left either
     assert after[file] == before[file]
-
-
-def test_a_replaced_file_is_complete_before_it_is_there(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(os, "replace", lambda source, target: seen.append((Path(source).read_bytes(), Path(target))))
-    results.write_text(tmp_path / "x", "everything")
-    assert seen == [(b"everything", tmp_path / "x")]
+    assert lit_grok.open_run(folder).sizes["replica"] == 6
 
 
 def test_written_files_can_be_read_by_others(tmp_path):
@@ -369,11 +355,11 @@ def test_a_pickle_in_place_of_a_file_is_not_run(tmp_path, monkeypatch):
     for file in ("results.nc", "weights.safetensors"):
         good = (tmp_path / "run" / file).read_bytes()
         (tmp_path / "run" / file).write_bytes(pickle.dumps(Evil()))
-        with pytest.raises(Exception):  # noqa: B017, PT011 - whichever the library has for it
+        with pytest.raises(ReadError, match=rf"^run/{file}: "):
             lit_grok.load_network("run", init_scale=1, seed=0)
         (tmp_path / "run" / file).write_bytes(good)
     (tmp_path / "run" / "config.yaml").write_text("network: !!python/object/apply:os.mkdir [owned]")
-    with pytest.raises(yaml.YAMLError):
+    with pytest.raises(ReadError, match=r"^run/config.yaml: cannot be read as the configuration of a run"):
         lit_grok.load_network("run", init_scale=1, seed=0)
     assert not (tmp_path / "owned").exists()
 
