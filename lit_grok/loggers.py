@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import logging
+import os
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +14,12 @@ from typing import Any, Literal
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from lit_grok.files import reading, write
+from lit_grok.files import ReadError, reading, write
 
 log = logging.getLogger("lit_grok")
+
+#: Seconds to wait for the server at the start of a run, and for the upload of what is left at its end.
+_PATIENCE, _PATIENCE_AT_THE_END = 10, 60
 
 
 def no_loggers(labels: Sequence[str], **_: Any) -> list[Logger]:
@@ -39,7 +44,8 @@ def wandb_loggers(
 ) -> list[Logger]:
     """One W&B run per replica, in one group named after the run's directory.
 
-    A resumed run goes on under the same W&B ids. Where W&B cannot start, the training goes on without it.
+    A resumed run goes on under the same W&B ids. Where the server cannot be reached the training goes on offline, and
+    where W&B cannot start at all without it.
 
     Args:
         labels: A name for each replica.
@@ -58,9 +64,12 @@ def wandb_loggers(
         raise ValueError(f"logger.mode={mode}: unknown; allowed: offline, online")
     run_dir = Path(run_dir)
     ids_file = run_dir / "wandb_ids.json"
+    ids = _read_ids(ids_file, len(labels))
     runs: list[Any] = []
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else its report on a server that hangs takes 16 s more
+    if mode == "online":
+        log.info("connecting to W&B, for %d s at most", _PATIENCE)
     try:
-        ids = json.loads(ids_file.read_text()) if ids_file.exists() else [secrets.token_hex(4) for _ in labels]
         for label, replica, run_id in zip(labels, replicas, ids, strict=True):
             run = wandb.init(
                 reinit="create_new",
@@ -74,7 +83,9 @@ def wandb_loggers(
                 project=project,
                 entity=entity,
                 tags=list(tags),
-                settings=wandb.Settings(silent=True, console="off", init_timeout=30),
+                settings=wandb.Settings(
+                    silent=True, console="off", init_timeout=_PATIENCE, finish_timeout=_PATIENCE_AT_THE_END
+                ),
             )
             run.define_metric("*", step_metric="epoch")
             runs.append(run)
@@ -82,14 +93,35 @@ def wandb_loggers(
         for run in runs:
             run.finish(exit_code=1)
         reason = " ".join(str(error).splitlines()[:1]) or type(error).__name__
+        if mode == "online":
+            log.warning("W&B cannot be reached, the run goes on offline (wandb sync uploads it later): %s", reason)
+            return wandb_loggers(labels, run_dir, config, replicas, "offline", project, entity, tags)
         log.warning("W&B could not start, the run goes on without it: %s", reason)
         return []
     write(ids_file, json.dumps(ids))
     return [WandbLogger(experiment=run) for run in runs]
 
 
+def _read_ids(path: Path, count: int) -> list[str]:
+    """The W&B ids of a run that goes on, or new ones."""
+    try:
+        with reading(path, f"{count} W&B ids"):
+            ids = json.loads(path.read_text())
+            if len(ids) != count or not all(re.fullmatch("[0-9a-f]{8}", run_id) for run_id in ids):
+                raise ValueError("other values")
+            return list(ids)
+    except FileNotFoundError:
+        pass
+    except ReadError as error:
+        log.warning("%s: the run goes on under new ones", error)
+    return [secrets.token_hex(4) for _ in range(count)]
+
+
 def finish(loggers: Sequence[Logger], records: Sequence[Mapping[str, Any]], exit_code: int) -> None:
     """Write the end-of-run facts where a logger keeps such, and close the W&B runs with this exit code."""
+    online = [logger for logger in loggers if isinstance(logger, WandbLogger) and not logger.experiment.offline]
+    if online:
+        log.info("uploading to W&B, for %d s at most for each of %d runs", _PATIENCE_AT_THE_END, len(online))
     for r, logger in enumerate(loggers):
         if isinstance(logger, WandbLogger):
             if records:

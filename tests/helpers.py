@@ -1,5 +1,6 @@
 """Callbacks that the tests name on the command line."""
 
+import base64
 import os
 import resource
 import signal
@@ -107,6 +108,16 @@ class Unstacked(ModularMLP):
     """A network that runs under vmap."""
 
     forward_stack = None
+
+
+def files_with(folder, secret):
+    """The files below a folder, and their names, in which a secret stands, plainly or in base64."""
+    secret = secret.encode()
+    spellings = [secret, secret.hex().encode()]
+    spellings += [base64.b64encode(b"x" * shift + secret)[4:-4] for shift in range(3)]
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    return [p for p in files if any(s in str(p).encode() + p.read_bytes() for s in spellings)]
 
 
 #: What every record of a summary.json has, at least.

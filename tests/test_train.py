@@ -14,7 +14,7 @@ import yaml
 from lightning.pytorch.loggers import WandbLogger
 
 import lit_grok
-from tests.helpers import SUMMARY_FIELDS
+from tests.helpers import SUMMARY_FIELDS, files_with
 
 ROOT = Path(__file__).parents[1]
 
@@ -344,6 +344,7 @@ class Closed(WandbLogger):
         pass
 
     experiment = property(lambda self: self)
+    offline = True
     name = version = save_dir = None
 
     def define_metric(self, *_, **__):
@@ -384,6 +385,18 @@ def test_wandb_that_cannot_start_does_not_stop_the_training(command, monkeypatch
     assert result.err.startswith("warning: W&B could not start, the run goes on without it: ")
     assert "W&B could not start" in (command.folder / "run" / "train.log").read_text()
     assert len(summary(command.folder / "run")) == 1
+
+
+def test_secrets_of_the_environment_reach_no_file(tmp_path):
+    secrets = {"WANDB_API_KEY": "0123456789abcdef" * 2 + "01234567", "MY_TOKEN": "correct horse battery staple"}
+    tiny = ("task=mod_add", "P=7", "network.hidden=[8]", "epochs=2", "callbacks=base", "run_dir=run")
+    result = user(tmp_path, *tiny, **secrets)
+    assert result.returncode == 0, result.stderr
+    assert any(path.suffix == ".wandb" for path in tmp_path.rglob("*"))
+    (tmp_path / "told").write_text(secrets["MY_TOKEN"])
+    assert [path.name for path in files_with(tmp_path, secrets["MY_TOKEN"])] == ["told"]  # it would be found
+    assert not files_with(tmp_path, secrets["WANDB_API_KEY"])
+    assert not any(secret in result.stdout + result.stderr for secret in secrets.values())
 
 
 def test_wandb_of_a_bad_mode(command):

@@ -1,10 +1,15 @@
 import csv
 import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 import wandb
 
 from lit_grok import loggers
+from tests.helpers import files_with
 
 LABELS = ["init_scale=1 seed=0", "init_scale=10 seed=0"]
 REPLICAS = [{"init_scale": 1.0, "seed": 0}, {"init_scale": 10.0, "seed": 0}]
@@ -123,10 +128,115 @@ def test_a_failing_start_costs_a_warning_and_nothing_else(tmp_path, started, mon
     assert "second line" not in record.getMessage()
 
 
-def test_a_damaged_ids_file_does_not_stop_the_training(tmp_path, started):
-    (tmp_path / "wandb_ids.json").write_text("[")
-    loggers_or_none = start(tmp_path)
-    assert loggers_or_none in ([], started)
+@pytest.mark.parametrize(
+    "content", ["[", "", "{}", "3", '["../../x", "y"]', '["0123abcd"]', "[[1], [2]]", "\0", "[" * 10**5]
+)
+def test_a_damaged_ids_file_costs_the_ids_and_a_word(tmp_path, started, caplog, monkeypatch, content):
+    monkeypatch.setattr("lit_grok.loggers.log.propagate", True)
+    (tmp_path / "wandb_ids.json").write_text(content)
+    assert start(tmp_path) == started
+    ids = [run.options["id"] for run in started]
+    assert len(set(ids)) == 2
+    assert json.loads((tmp_path / "wandb_ids.json").read_text()) == ids
+    (record,) = caplog.records
+    assert "wandb_ids.json: cannot be read as 2 W&B ids" in record.getMessage()
+    assert len(record.getMessage().splitlines()) == 1
+
+
+# A server that is not what it should be
+
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Server(BaseHTTPRequestHandler):
+    """W&B's server as far as a run needs it to start, and as long as it lives."""
+
+    answers: ClassVar = {
+        "RunResumeStatus": {"model": None},
+        "UpsertBucket": {
+            "upsertBucket": {
+                "bucket": {
+                    "id": "x",
+                    "name": "x",
+                    "project": {"id": "p", "name": "p", "entity": {"id": "e", "name": "e"}},
+                },
+                "inserted": True,
+            }
+        },
+    }
+
+    def do_POST(self):
+        query = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode(errors="replace")
+        name = re.search(r"(query|mutation) (\w+)", query)
+        self.server.released.wait() if self.server.hangs else None
+        answer = json.dumps({"data": self.answers.get(name[2] if name else "", {})})
+        body = b"<html>Welcome to the hotel!</html>" if self.server.garbage else answer.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A server on loopback that W&B takes for its own."""
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    httpd.hangs = httpd.garbage = False
+    httpd.handle_error = lambda *_: None  # W&B does not wait for every answer
+    httpd.released = threading.Event()
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{httpd.server_port}")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setattr(loggers, "_PATIENCE", 2)
+    monkeypatch.setattr(loggers, "_PATIENCE_AT_THE_END", 2)
+    monkeypatch.setattr("lit_grok.loggers.log.propagate", True)
+    wandb.teardown()  # its process has read other settings
+    yield httpd
+    httpd.released.set()
+    httpd.shutdown()
+    httpd.server_close()
+    wandb.teardown()
+
+
+@pytest.mark.parametrize("kind", ["refuses", "hangs", "garbage"])
+def test_without_a_server_the_run_goes_on_offline(tmp_path, server, caplog, kind):
+    if kind == "refuses":
+        server.shutdown()
+        server.server_close()
+    else:
+        setattr(server, kind, True)
+    caplog.set_level("INFO", "lit_grok")
+    both = start(tmp_path, mode="online")
+    assert [logger.experiment.offline for logger in both] == [True, True]
+    said = [record.getMessage() for record in caplog.records if record.name == "lit_grok"]
+    assert said[0] == "connecting to W&B, for 2 s at most"
+    assert said[1].startswith("W&B cannot be reached, the run goes on offline (wandb sync uploads it later): ")
+    assert len(said) == 2
+    both[0].log_metrics({"epoch": 1, "a": 2.0}, step=1)
+    loggers.finish(both, [], 0)
+    assert not files_with(tmp_path, KEY)
+    ids = json.loads((tmp_path / "wandb_ids.json").read_text())
+    assert sorted(p.name.rpartition("-")[2] for p in (tmp_path / "wandb").glob("offline-run-*")) == sorted(ids)
+
+
+def test_a_server_that_stops_answering_later_does_not_hold_the_end_up_for_ever(tmp_path, server, caplog):
+    caplog.set_level("INFO", "lit_grok")
+    both = start(tmp_path, mode="online")
+    assert [logger.experiment.offline for logger in both] == [False, False]
+    server.hangs = True
+    both[0].log_metrics({"epoch": 1, "a": 2.0}, step=1)
+    loggers.finish(both, [], 0)
+    said = [record.getMessage() for record in caplog.records if record.name == "lit_grok"]
+    assert not files_with(tmp_path, KEY)
+    assert said[-1] == "uploading to W&B, for 2 s at most for each of 2 runs"
 
 
 def test_unknown_mode(tmp_path):
