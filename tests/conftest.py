@@ -56,6 +56,7 @@ class Command:
         name = given[0] if given else "run"
         result = self(*tiny, f"run_dir={name}", *overrides)
         assert result.code == 0, result.err
+        assert "was not drawn" not in result.err
         return self.folder / name
 
 
