@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import train
 from callbacks import AnalysisCallback, EvaluationCallback
 from lit_grok import cli, loggers
+from lit_grok.replicas import build_stack
 
 EPOCHS = {"ising": 500, "mod_add": 40}
 DENSE_EPOCHS = 3
@@ -110,7 +111,7 @@ def plain_loop(task: str, **adam: bool) -> Callable[[], float]:
     splits = [tuple(t[0] for t in datamodule.split(name)) for name in ("train", "test")]
 
     def run() -> float:
-        network = copy.deepcopy(train.build_stack(config["network"], replicas).networks[0])
+        network = copy.deepcopy(build_stack(config["network"], replicas).networks[0])
         optimizer = torch.optim.Adam(
             network.parameters(), lr=config["learning_rate"], weight_decay=config["weight_decay"], **adam
         )
@@ -140,7 +141,7 @@ def dense_data_loaders() -> tuple[torch.nn.Module, dict[str, DataLoader], dict]:
     config = configure("mod_add", "unused", "logger=none")
     replicas = cli.replicas(config)
     _, datamodule, _ = train.build(config, replicas)
-    network = train.build_stack(config["network"], replicas).networks[0]
+    network = build_stack(config["network"], replicas).networks[0]
     loaders = {}
     for name, split, size in (("fit", "train", config["batch_size"]), ("train", "train", 1024), ("test", "test", 1024)):
         pairs, targets = (t[0] for t in datamodule.split(split))

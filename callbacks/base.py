@@ -4,6 +4,7 @@ import io
 import logging
 import math
 import numbers
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +44,11 @@ class AnalysisCallback(L.Callback):
             (rounded to whole epochs), so more densely early.
         split: Which examples `measure` is given, ``test`` or ``train``: all of them.
 
+    Attributes:
+        seconds: What the fastest measurement so far took.
+        total: What all of them took.
+        bytes: What the last one has recorded.
+
     Example:
         >>> class WeightNormCallback(AnalysisCallback):
         ...     def measure(self, network, batch):
@@ -72,6 +78,7 @@ class AnalysisCallback(L.Callback):
         if split not in ("test", "train"):
             raise ValueError(f"{type(self).__name__}.split={split}: unknown; allowed: test, train")
         self.every, self.per_decade, self.split = every, per_decade, split
+        self.seconds, self.total, self.bytes = math.inf, 0.0, 0
         self._last_epoch: int | None = None
         self._reported: set[str] = set()
 
@@ -160,6 +167,25 @@ class AnalysisCallback(L.Callback):
         step = round(self.per_decade * math.log10(epoch)) if epoch else 0
         return epoch == 0 or epoch == round(10 ** (step / self.per_decade))
 
+    def measurements(self, epochs: int) -> int:
+        """How often the cadence asks for a measurement in so many epochs, the one before the first included.
+
+        Example:
+            >>> AnalysisCallback(every=10).measurements(35), AnalysisCallback(per_decade=2).measurements(100)
+            (4, 6)
+        """
+        if self.every is not None:
+            return epochs // self.every + 1
+        if self.per_decade is None or not epochs:
+            return 1
+        steps = range(round(self.per_decade * math.log10(epochs)) + 1)
+        candidates = {round(10 ** (step / self.per_decade)) for step in steps}
+        return 1 + sum(epoch <= epochs and self.is_due(epoch) for epoch in candidates)
+
+    def disk(self, parameters: int, epochs: int) -> int:
+        """Bytes that it keeps on disk of each replica, beside the results, while so many epochs are trained."""
+        return 0
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure before the first step, or what an interrupted epoch still owes."""
         self._measure_if_due(trainer, pl_module, trainer.current_epoch)
@@ -193,7 +219,10 @@ class AnalysisCallback(L.Callback):
 
     def _measure_if_due(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
         if self.is_due(epoch) and self._last_epoch != epoch:
+            start = time.perf_counter()
             self._measure(trainer, module, epoch)
+            elapsed = time.perf_counter() - start
+            self.seconds, self.total = min(self.seconds, elapsed), self.total + elapsed
 
     def _measure(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
         once = self.every is None and self.per_decade is None
@@ -217,6 +246,7 @@ class AnalysisCallback(L.Callback):
         except Exception as error:
             error.add_note(f"(raised in {type(self).__name__} at epoch {epoch})")
             raise
+        self.bytes = sum(array.nbytes for array in arrays.values())
         scalars = {name: array.values for name, array in arrays.items() if array.ndim == 1}
         self._report_nan(module, scalars, epoch)
         if scalars:

@@ -107,12 +107,19 @@ class FIMTrajectoryCallback(AnalysisCallback):
         self._shape = len(networks), sum(p.numel() for p in networks[0].parameters())
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Take the first snapshot, if there is room for those to come."""
-        self._refuse_full_disk(trainer, pl_module)
-        for epoch, snapshot in self._recent.items():  # of a run that goes on after its end
+        """Put back the snapshots of a run that goes on after its end, and take the first one."""
+        for epoch, snapshot in self._recent.items():
             if not self._path(epoch).exists():
                 self._write(epoch, snapshot)
         super().on_train_start(trainer, pl_module)
+
+    def measurements(self, epochs: int) -> int:
+        """The number of snapshots."""
+        return super().measurements(epochs if self.until is None else min(epochs, self.until))
+
+    def disk(self, parameters: int, epochs: int) -> int:
+        """Bytes of the snapshots of one replica: position and F of each variant, float32."""
+        return self.measurements(epochs) * 4 * (1 + len(self.variants)) * parameters
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Measure what the trained network decides, and draw."""
@@ -166,8 +173,8 @@ class FIMTrajectoryCallback(AnalysisCallback):
 
     def draw(self, replica: xr.Dataset, title: str) -> Mapping[str, Figure]:
         """One page of the trajectory for each variant."""
-        if "euclidean_step_magnitude" not in replica:
-            return {}  # the training has ended before the second snapshot
+        if "euclidean_step_magnitude_gradient" not in replica:
+            return {}  # the training has ended before the third snapshot
         return {
             f"{PREFIX[variant]}_trajectory": geometry.trajectory(replica, title, PREFIX[variant])
             for variant in self.variants
@@ -217,8 +224,8 @@ class FIMTrajectoryCallback(AnalysisCallback):
         for variant in self.variants:
             prefix, fisher = PREFIX[variant], final[variant]
             stiff = self._stiff(fisher)
-            if not stiff.any():
-                log.info(
+            if not stiff.any():  # as ever after a short run, so the console is spared it
+                log.debug(
                     "%s: no parameter of the trained network is stiff (F ≥ %g), so its stiff steps are NaN; "
                     "stiff_quantile takes the largest F there are",
                     prefix,
@@ -296,19 +303,6 @@ class FIMTrajectoryCallback(AnalysisCallback):
         except ReadError as error:
             log.warning("%s: its steps are left out", error)
             return None
-
-    def _refuse_full_disk(self, trainer: L.Trainer, module: LitClassifier) -> None:
-        """Say that the snapshots will not fit before hours have passed."""
-        last = max(trainer.current_epoch, trainer.max_epochs or 0)
-        snapshots = sum(self.is_due(e) and not self._path(e).exists() for e in range(trainer.current_epoch, last + 1))
-        per_snapshot = 4 * (1 + len(self.variants)) * sum(p.numel() for p in module.stack.parameters())  # float32
-        needed = snapshots * per_snapshot
-        free = shutil.disk_usage(trainer.default_root_dir).free
-        if needed > free:
-            raise UsageError(
-                f"FIMTrajectoryCallback: {snapshots} snapshots take {needed / 1e9:.1f} GB and {self._directory.parent} "
-                f"has {free / 1e9:.1f} GB left: raise every, lower until, or leave the callback out"
-            )
 
 
 def _add(module: LitClassifier, values: Mapping[str, Any], epoch: int | None) -> None:

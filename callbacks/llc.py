@@ -60,9 +60,9 @@ class LLCCallback(AnalysisCallback):
         batch_size: int | None = 512,
     ):
         super().__init__(every=every, split=split)
-        for name, value, least in (("chains", chains, 1), ("steps", steps, 2), ("burn_in", burn_in, 0)):
-            if value < least:
-                raise ValueError(f"LLCCallback.{name}={value}: must be at least {least}")
+        for name, count, least in (("chains", chains, 1), ("steps", steps, 2), ("burn_in", burn_in, 0)):
+            if count < least:
+                raise ValueError(f"LLCCallback.{name}={count}: must be at least {least}")
         for name, value in (("step_size", step_size), ("localisation", localisation)):
             if not 0 < value < math.inf:
                 raise ValueError(f"LLCCallback.{name}={value}: must be positive")

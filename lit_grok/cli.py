@@ -1,53 +1,51 @@
-"""The command line: what the keys may be, which replicas they ask for, and errors in one sentence."""
+"""The command line: what the keys may be, which replicas they ask for, and errors in one sentence.
 
-import difflib
+PyTorch, Lightning and the results are imported by what needs them, so that help and typos do not wait for them.
+"""
+
 import itertools
 import logging
-import math
 import re
+import shutil
 import sys
-import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from io import StringIO
 from pathlib import Path
-from types import FunctionType
-from typing import Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
-import lightning as L
-import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
-from hydra.utils import get_object
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator, MPSAccelerator
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.profilers import Profiler
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import nn
+from pydantic import Field
 from tqdm import tqdm
 
-from lit_grok.files import ReadError, WriteError, reading
-from lit_grok.results import CHECKPOINT, CONFIG, PREVIOUS_CHECKPOINT, read_checkpoint, read_config
+from lit_grok import schema
+from lit_grok.files import ReadError, WriteError
+from lit_grok.schema import RESUMABLE, Number, Seed, UsageError, check, meant, no_such, spelled
 
 log = logging.getLogger("lit_grok")
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 CONFIG_DIR = Path(__file__).parents[1] / "configs"
-#: What may differ between a run and its continuation.
-RESUMABLE = ("epochs", "threads", "accelerator", "checkpoint_every")
+#: What replicas may differ in: lists, whose product is trained at once.
+REPLICATED = {
+    "init_scale": Number,
+    "weight_decay": Number,
+    "seed": Annotated[Seed, Field(description="a whole number from 0 to 4294967295, a list, or a range such as 0:10")],
+}
+#: More replicas than this are not even listed; how many fit into memory depends on the network.
+MOST_REPLICAS = 10**5
 
 
 #: The directories that this process made for its runs.
 _made: set[Path] = set()
-
-
-class UsageError(Exception):
-    """Bad input; its message names the key, the value and what is allowed."""
 
 
 def exit_with(message: str, code: int = EXIT_USAGE) -> NoReturn:
@@ -59,21 +57,19 @@ def exit_with(message: str, code: int = EXIT_USAGE) -> NoReturn:
 @contextmanager
 def bad_input(run_dir: str | Path) -> Iterator[None]:
     """While everything is still being built a refused value is the user's to correct; the directories made go again."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     built = False
     try:
         yield
         built = True
     except InstantiationException as error:
         cause = error.__cause__
-        key = re.search(r"full_key: (\S+)", str(error))
-        where = f"{key.group(1)}: " if key else ""
         if isinstance(cause, ValueError | MisconfigurationException):
             raise UsageError(str(cause)) from None
-        missing = re.search(r"Error locating target '([^']+)'", str(error))
-        if missing:
-            raise UsageError(f"{where}_target_={missing.group(1)}: cannot be imported ({_innermost(error)})") from None
+        key = re.search(r"full_key: (\S+)", str(error))
         if isinstance(cause, TypeError):
-            raise UsageError(f"{where}{cause}") from None
+            raise UsageError(f"{key[1]}: {cause}" if key else str(cause)) from None
         raise (cause or error) from None
     except (ValueError, MisconfigurationException) as error:
         raise UsageError(str(error)) from None
@@ -85,25 +81,10 @@ def bad_input(run_dir: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def restoring(resume: str | None, until: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """What fails while a resumed run is put together again from its files is due to what they hold."""
-    try:
-        yield
-    except (UsageError, ReadError, WriteError):
-        raise
-    except Exception as error:
-        if resume is None or until():
-            raise
-        reason = next(iter(str(error).splitlines()), "")
-        raise UsageError(
-            f"resume={Path(resume).parents[1]}: {CONFIG} and {resume} are not those of a run that can go on "
-            f"({type(error).__name__}: {reason})"
-        ) from error
-
-
-@contextmanager
 def writing(run_dir: str | Path) -> Iterator[None]:
     """Where a file cannot be written, say how to go on."""
+    from lit_grok.results import CHECKPOINT, PREVIOUS_CHECKPOINT
+
     try:
         yield
     except WriteError as error:
@@ -122,66 +103,95 @@ def usage_errors() -> Iterator[None]:
     except WriteError as error:
         exit_with(str(error), EXIT_FAILED)
     except OverrideParseException as error:
-        exit_with(f"{error.override}: cannot be read as KEY=VALUE ({str(error).splitlines()[1]})")
+        how = "lists are written [1,2], without spaces, and special characters in quotes within quotes: 'KEY=\"a;b\"'"
+        how = how if "=" in error.override else f"write {error.override}=VALUE, without spaces"
+        exit_with(f"{error.override}: cannot be read as KEY=VALUE; {how}")
     except MissingConfigException as error:
         group, _, value = str(error.missing_cfg_file).rpartition("/")
         options = [o for o in error.options or [] if o]
-        exit_with(f"{group}={value}: unknown; allowed: {', '.join(options)}" if options else str(error))
+        if not options:
+            exit_with(str(error).splitlines()[0])
+        exit_with(f"{group}={value}: unknown{meant(value, options)}; allowed: {', '.join(options)}")
+    except yaml.MarkedYAMLError as error:
+        file = error.problem_mark.name if error.problem_mark else "a configuration file"
+        exit_with(f"{file}: not readable as YAML ({_problem(error)})")
+    except (HydraException, OmegaConfBaseException) as error:
+        exit_with(_composition(error))
     except ValueError as error:
         if not str(error).startswith("Config group override must be"):
             raise
         exit_with(
             f"{str(error)[0].lower()}{str(error)[1:]}: task, optimizer, callbacks, logger and trainer take a name"
         )
-    except (HydraException, OmegaConfBaseException) as error:
-        unknown = re.search(r"Could not override '([^']+)'", str(error))
-        exit_with(_no_such_key(unknown.group(1)) if unknown else str(error).splitlines()[0])
 
 
-def _innermost(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+def _problem(error: yaml.MarkedYAMLError) -> str:
+    mark = error.problem_mark
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}" if mark else str(error)
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse an option that is none of Hydra's: keys are written without dashes.
+
+    Raises:
+        UsageError: For the first such argument.
+    """
+    parser = get_args_parser()
+    for argument in parser.parse_known_args(list(arguments))[1]:
+        if not argument.startswith("-"):
+            raise UsageError(f"{argument}: options such as -m and --config-dir=DIR stand before or behind all keys")
+        options = [option for action in parser._actions for option in action.option_strings]
+        instead = f"; write {argument.lstrip('-')}" if "=" in argument else meant(argument, options)
+        raise UsageError(f"{argument}: no such option{instead}; keys are written KEY=VALUE, without dashes")
+
+
+def _composition(error: Exception) -> str:
+    """What Hydra does not make of the command line or of a file, in words of this project."""
+    message = str(error)
+    if missing := re.match(r"Could not (?:override|delete from config\.) '([^']+)'(?:\.| does not exist)", message):
+        return _no_such_key(missing[1])
+    if several := re.match(r"Ambiguous value for argument '(([^=]+)=(.*))'", message):
+        what = "to train all at once" if several[2] in REPLICATED else "for a list"
+        return (
+            f"{several[1]}: write {several[2]}=[{several[3]}] {what}, "
+            f"or -m {several[1]} to queue a run for each, one after the other"
+        )
+    if there := re.match(r"Could not append to config. An item is already at '([^']+)'", message):
+        return f"+{there[1]}: it is there already: write {there[1]}=VALUE, without the plus"
+    key = getattr(error, "full_key", None)
+    return f"{key}: {message.splitlines()[0]}" if key else message.splitlines()[0]
 
 
 def _no_such_key(key: str) -> str:
     """Say which keys there are beside the one that is not, and which of them was meant."""
-    groups = [
-        a
-        for a in sys.argv[1:]
-        if "=" in a and a.split("=")[0] in ("task", "optimizer", "callbacks", "logger", "trainer")
-    ]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        config = compose("train", overrides=groups)
+    arguments = [argument.split(",")[0] for argument in sys.argv[1:] if "=[" not in argument]  # of a sweep, the first
+    if any(argument.startswith("resume=") for argument in arguments):
+        return f"{key}: a resumed run keeps its configuration; only {', '.join(RESUMABLE)} may be given"
+    if key == "experiment":
+        return f"{key}: there are no files in {CONFIG_DIR / 'experiment'}"
+    config = _defaults(arguments)
     path = key.split(".")[:-1]
     while path and not isinstance(OmegaConf.select(config, ".".join(path)), DictConfig):
         path = path[:-1]
-    node = OmegaConf.select(config, ".".join(path)) if path else config
-    there = [".".join([*path, str(name)]) for name in node]
-    close = difflib.get_close_matches(key, there, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    return f"{key}: no such key{hint}; allowed: {', '.join(there)}"
+    names = list(OmegaConf.select(config, ".".join(path)) if path else config)
+    message = no_such(key, names, "".join(f"{part}." for part in path))
+    for file in sorted((CONFIG_DIR / "task").glob("*.yaml")):
+        task = f"task={file.stem}"
+        others = _defaults([*(a for a in arguments if not a.startswith("task=")), task])
+        if OmegaConf.select(others, key, default=arguments) is not arguments:
+            return message.replace("no such key", f"no such key here, but with {task}")
+    more = f"; for what its class takes besides, write +{key}=VALUE" if "_target_" in names else ""
+    return f"{message}{more}"
 
 
-def check_values(config: Mapping[str, Any]) -> None:
-    """Refuse numbers that make no sense."""
-    threads(config["threads"])
-    for key in ("epochs", "batch_size", "log_every", "checkpoint_every"):
-        value = config[key]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UsageError(f"{key}={value}: must be a whole number, 1 or more")
-    _number("learning_rate", config["learning_rate"])
-    kinds = {"cpu": CPUAccelerator, "gpu": CUDAAccelerator, "cuda": CUDAAccelerator, "mps": MPSAccelerator}
-    allowed = ["auto", *(name for name, kind in kinds.items() if kind.is_available())]
-    if config["accelerator"] not in allowed:
-        raise UsageError(f"accelerator={config['accelerator']}: not on this machine; allowed: {', '.join(allowed)}")
-    mode = config["logger"].get("mode", "offline")
-    if mode not in ("offline", "online"):
-        raise UsageError(f"logger.mode={mode}: unknown; allowed: offline, online")
-    for key in ("side", "P"):
-        if key in config and (isinstance(config[key], bool) or not isinstance(config[key], int)):
-            raise UsageError(f"{key}={config[key]}: must be a whole number")
+def _defaults(overrides: Sequence[str], besides: Sequence[str] = ()) -> DictConfig:
+    """The configuration that the chosen files of the configs' groups make, without any other value that is given."""
+    groups = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()} - {*besides}
+    chosen = [o for o in overrides if re.split(r"[=@/]", o.lstrip("+~"))[0] in groups and "=" in o]
+    if GlobalHydra.instance().is_initialized():
+        return compose("train", overrides=chosen)
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose("train", overrides=chosen)
 
 
 def replicas(config: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -201,16 +211,15 @@ def replicas(config: Mapping[str, Any]) -> list[dict[str, Any]]:
         >>> [(r["init_scale"], r["seed_init"], r["seed_data"]) for r in both]
         [(1.0, 0, 7), (1.0, 1, 7), (10.0, 0, 7), (10.0, 1, 7)]
     """
-    scales = [_number("init_scale", value) for value in _listed("init_scale", config["init_scale"])]
-    decays = [_number("weight_decay", value) for value in _listed("weight_decay", config["weight_decay"])]
-    seeds = [_seed("seed", value) for value in _listed("seed", config["seed"])]
+    scales, decays, seeds = (_listed(key, config[key]) for key in REPLICATED)
+    _refuse_absurd("init_scale, weight_decay and seed", len(scales) * len(decays) * len(seeds))
     given = {k: v for k, v in (config.get("seeds") or {}).items() if v is not None}
-    streams = {name: _seed(f"seeds.{name}", value) for name, value in given.items()}
+    streams = {name: check(f"seeds.{name}", value, Seed) for name, value in given.items()}
     found = [
         {
-            "init_scale": scale,
+            "init_scale": float(scale),
             "seed": seed,
-            "weight_decay": decay,
+            "weight_decay": float(decay),
             **{f"seed_{name}": streams.get(name, seed) for name in ("init", "data", "order")},
         }
         for scale, decay, seed in itertools.product(scales, decays, seeds)
@@ -220,123 +229,119 @@ def replicas(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def threads(asked: Any) -> int:
-    """Number of threads to train on; ``auto`` is the physical cores that this process may use.
+def threads(asked: Literal["auto"] | int) -> int:
+    """Number of threads to train on; ``auto`` is the physical cores that this process may use."""
+    import joblib
 
-    Raises:
-        UsageError: For anything but ``auto`` and a whole number from 1 on.
-    """
-    if asked == "auto":
-        import joblib  # late: it takes a tenth of a second
-
-        return joblib.cpu_count(only_physical_cores=True)
-    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
-        raise UsageError(f"threads={asked}: must be auto or a whole number, 1 or more")
-    return asked
+    return joblib.cpu_count(only_physical_cores=True) if asked == "auto" else asked
 
 
 def _listed(key: str, value: Any) -> list[Any]:
     items: list[Any] = []
     for item in value if isinstance(value, list | tuple) else [value]:
-        match = re.fullmatch(r"(\d+):(\d+)", item) if isinstance(item, str) else None
-        items += range(int(match[1]), int(match[2])) if match else [item]
+        ends = re.fullmatch(r"(\d+):(\d+)", item) if isinstance(item, str) else None
+        if ends:
+            first, end = int(ends[1]), int(ends[2])
+            _refuse_absurd(f"{key}={item}", end - first)
+            items += range(first, end)
+        else:
+            items.append(item)
     if not items:
-        raise UsageError(f"{key}={value}: an empty list; give at least one value")
-    return items
+        raise UsageError(f"{key}={spelled(value)}: an empty list; give at least one value")
+    return [check(key, item, REPLICATED[key]) for item in items]
 
 
-def _number(key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
-        raise UsageError(f"{key}={value}: must be a finite number, 0 or more")
-    return float(value)
+def _refuse_absurd(asked: str, count: int) -> None:
+    if count > MOST_REPLICAS:
+        raise UsageError(
+            f"{asked}: {count} replicas; no more than {MOST_REPLICAS} train at once (-m and commas queue runs)"
+        )
 
 
-def _seed(key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
-        raise UsageError(f"{key}={value}: must be a whole number from 0 to 4294967295, a list, or a range such as 0:10")
-    return value
+@contextmanager
+def resolved(config: DictConfig) -> Iterator[dict[str, Any]]:
+    """The configuration of this run as plain containers, checked; that of an earlier run where it is resumed.
 
-
-def resolve(config: DictConfig) -> dict[str, Any]:
-    """The configuration of this run as plain containers; that of an earlier run where it is resumed."""
-    if config.resume is None:
-        config.run_dir = str(_claim(config.run_dir))
-        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
-    try:
-        saved = read_config(config.resume)
-    except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"resume={config.resume}: not a run's directory (it has no {CONFIG})") from None
-    try:
-        tempfile.TemporaryFile(dir=config.resume).close()
-    except OSError as error:
-        raise UsageError(f"resume={config.resume}: cannot be written ({error.strerror})") from None
-    for override in HydraConfig.get().overrides.task:
-        key, _, value = override.partition("=")
-        given = yaml.safe_load(value)
-        if key != "resume" and key not in RESUMABLE and saved.get(key) != given:
-            raise UsageError(
-                f"{override}: a resumed run keeps its configuration; only {', '.join(RESUMABLE)} may be given"
-            )
-        saved[key] = given
-    checkpoint, done = _last_checkpoint(Path(config.resume))
-    with restoring(str(checkpoint)):
-        _refuse_foreign(saved)
-        epochs = saved["epochs"]
-        if isinstance(epochs, int) and epochs < done:
-            raise UsageError(f"epochs={epochs}: that run has made {done} epochs already; give as many or more")
-        saved["trainer"] |= {"max_epochs": epochs, "accelerator": saved["accelerator"]}
-        if "checkpoint" in saved["callbacks"]:
-            saved["callbacks"]["checkpoint"]["every"] = saved["checkpoint_every"]
-        saved["trainer"]["default_root_dir"] = saved["run_dir"] = str(config.resume)
-        saved["resume"] = str(checkpoint)
-    return saved
-
-
-#: What a run is made of.
-_PARTS = (nn.Module, torch.optim.Optimizer, L.Callback, L.LightningDataModule, L.Trainer, Logger, Profiler)
-
-
-def _refuse_foreign(node: Any, key: str = "") -> None:
-    """Admit what a run is made of and the user's own code: a configuration that is read back may be somebody else's.
-
-    Raises:
-        UsageError: Where a ``_target_`` is anything else, which could as well remove files.
+    The run's directory is made; for a dry run it is a temporary one, gone afterwards.
     """
-    for name, value in node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ():
-        path = f"{key}.{name}" if key else str(name)
-        _refuse_foreign(value, path)
-        if name == "_target_" and not _is_ours(get_object(value)):
-            raise UsageError(f"{path}={value}: in {CONFIG}, but not a part of a run; a resumed run calls nothing else")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # for callbacks and networks in a file of the user's own
+    check("resume", config.resume, schema.Keys.__annotations__["resume"])
+    if config.resume is None:
+        written: Any = OmegaConf.to_container(config)
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        _refuse_strangers(written)
+        defaults = _defaults(HydraConfig.get().overrides.task, besides=["experiment"])
+        _refuse_contradictions(written, OmegaConf.to_container(defaults))
+        schema.check_keys(plain)
+    else:
+        from lit_grok.resume import resumed
+
+        plain = written = resumed(config)
+    replicas(plain)
+    if "wandb" in str(plain["logger"].get("_target_")):
+        with suppress(ImportError):  # before PyTorch: its classes search all modules there are, for 0.5 s afterwards
+            import wandb.sdk.launch  # noqa: F401
+    schema.check_targets(plain, written)
+    _check_accelerator(plain["accelerator"])
+    for name in ("lightning.pytorch", "lightning.fabric", "wandb"):  # imported by now, which sets their levels
+        logging.getLogger(name).setLevel(logging.ERROR)
+    run_dir, temporary = plain["run_dir"], None
+    if plain["dry_run"]:
+        plain["callbacks"] = {k: v for k, v in plain["callbacks"].items() if k not in ("progress", "grok_time")}
+        run_dir = temporary = _dry_run_directory(run_dir)
+    elif not plain["resume"]:
+        run_dir = str(_claim(run_dir))
+    plain["run_dir"] = plain["trainer"]["default_root_dir"] = run_dir
+    try:
+        yield plain
+    finally:
+        if temporary:
+            shutil.rmtree(temporary)
 
 
-def _is_ours(found: Any) -> bool:
-    if isinstance(found, type) and issubclass(found, _PARTS):
-        return True
-    module = sys.modules.get(getattr(found, "__module__", None) or "")
-    if not isinstance(found, type | FunctionType) or module is None:
-        return False
-    if module.__name__.split(".")[0] in ("lit_grok", "callbacks", "datamodules"):
-        return module.__name__.startswith(("lit_grok.loggers", "lit_grok.measures"))
-    installed = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    file = getattr(module, "__file__", None)
-    return file is not None and not any(Path(file).is_relative_to(folder) for folder in installed)
+def _dry_run_directory(run_dir: str) -> str:
+    """A directory on the disk that the run's own would be on."""
+    there = next(path for path in (Path(run_dir), *Path(run_dir).parents) if path.is_dir())
+    try:
+        return tempfile.mkdtemp(prefix=".dry_run_", dir=there)
+    except OSError as error:
+        raise UsageError(f"run_dir={run_dir}: cannot be written ({error.strerror})") from None
 
 
-def _last_checkpoint(run_dir: Path) -> tuple[Path, int]:
-    """The last checkpoint that can be read, and the epochs it has made."""
-    paths = [path for path in (run_dir / CHECKPOINT, run_dir / PREVIOUS_CHECKPOINT) if path.exists()]
-    for path in paths:
-        try:
-            with reading(path, "a checkpoint"):
-                done = read_checkpoint(path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-                if not isinstance(done, int):
-                    raise ValueError(f"it has made {done} epochs")
-                return path, done
-        except ReadError as error:
-            if path == paths[-1]:
-                raise
-            log.warning("%s: going on from the one before, %s", error, paths[-1])
-    raise UsageError(f"resume={run_dir}: that run has no checkpoint yet (it has no {CHECKPOINT})")
+def _refuse_strangers(written: dict[str, Any]) -> None:
+    """Refuse a key at the top that nothing reads, such as ``+epoch=5``."""
+    for override in HydraConfig.get().overrides.task:
+        if several := re.fullmatch(r"(task|optimizer|logger|trainer)=\[(.*)\]", override):
+            raise UsageError(f"{override}: one at a time; -m {several[1]}={several[2]} queues a run for each")
+    read = {*re.findall(r"\$\{(\w+)", str(written)), *schema.Keys.__annotations__}
+    for key in written.keys() - read:
+        if key == "experiment" and isinstance(written[key], dict):
+            raise UsageError("experiment: its file must begin with the line '# @package _global_'")
+        if key == "experiment":
+            raise UsageError(_no_such_key(key))
+        raise UsageError(no_such(key, [known for known in written if known in read]))
+
+
+def _refuse_contradictions(written: dict[str, Any], defaults: Any, path: tuple[str, ...] = ()) -> None:
+    """Refuse ``trainer.max_epochs=5``, which the configuration makes the same as ``epochs``: that is the one to set."""
+    for name in [name for name in written if name in defaults]:
+        here, default = written[name], defaults[name]
+        follows = re.fullmatch(r"\$\{(\w+)\}", default) if isinstance(default, str) and path else None
+        if isinstance(here, dict) and isinstance(default, dict):
+            _refuse_contradictions(here, default, (*path, name))
+        elif follows and here != default:
+            key = ".".join((*path, name))
+            raise UsageError(f"{key}={spelled(here)}: always the same as {follows[1]}: set {follows[1]} instead")
+
+
+def _check_accelerator(name: str) -> None:
+    from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator, MPSAccelerator
+
+    kinds = {"cpu": CPUAccelerator, "gpu": CUDAAccelerator, "cuda": CUDAAccelerator, "mps": MPSAccelerator}
+    allowed = ["auto", *(name for name, kind in kinds.items() if kind.is_available())]
+    if name not in allowed:
+        raise UsageError(f"accelerator={name}: not on this machine; allowed: {', '.join(allowed)}")
 
 
 def _claim(run_dir: str) -> Path:
@@ -366,16 +371,14 @@ def _claim(run_dir: str) -> Path:
 
 
 def log_to_console() -> None:
-    """Send the project's own messages to the terminal, above the progress bar, and silence Lightning's."""
-    log.setLevel(logging.INFO)
+    """Send the project's own messages to the terminal, above the progress bar."""
+    log.setLevel(logging.DEBUG)
     log.propagate = False
-    log.handlers = [_Console()]
-    for name in ("lightning.pytorch", "lightning.fabric", "wandb"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    log.handlers = [_Console(logging.INFO)]
 
 
 def log_to_file(run_dir: str | Path) -> None:
-    """Keep the messages in the run's directory too."""
+    """Keep the messages in the run's directory too, with what is too much for the console."""
     path = Path(run_dir) / "train.log"
     try:
         handler = _File(path)
@@ -395,3 +398,38 @@ class _Console(logging.Handler):
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         tqdm.write(prefix + record.getMessage(), file=sys.stderr if prefix else sys.stdout)
         sys.stdout.flush()
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> str:
+    """What became of every replica, a line each; 80 columns are enough.
+
+    Example:
+        >>> record = {"init_scale": 10.0, "seed": 0, "weight_decay": 3e-5, "status": "grokked", "t_train": 12}
+        >>> record |= {"t_test": 59, "train_accuracy": 1.0, "test_accuracy": 0.99987, "weight_norm": 31.4159}
+        >>> print(table([record, record | {"seed": 1, "status": "memorised", "t_test": None}]))
+                                                      train   test  weight
+        init_scale  seed  status     t_train  t_test    acc    acc    norm
+                10     0  grokked         12      59  1.000  1.000   31.42
+                10     1  memorised       12       –  1.000  1.000   31.42
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = {"init_scale": "init_scale", "seed": "seed"}
+    if len({record["weight_decay"] for record in records}) > 1:
+        columns["weight_decay"] = "weight\ndecay"
+    columns |= {"status": "status", "t_train": "t_train", "t_test": "t_test"}
+    columns |= {"train_accuracy": "train\nacc", "test_accuracy": "test\nacc", "weight_norm": "weight\nnorm"}
+    found = Table(box=None, padding=(0, 2, 0, 0))
+    for name, header in columns.items():
+        found.add_column(header, justify="left" if name == "status" else "right", no_wrap=True)
+    for record in records:
+        found.add_row(*[_cell(name, record[name]) for name in columns])
+    Console(file=(text := StringIO()), width=1000).print(found)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:{'.3f' if name.endswith('accuracy') else '.4g'}}" if isinstance(value, float) else str(value)

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from lit_grok.files import ReadError, reading, write
@@ -70,6 +69,8 @@ def wandb_loggers(
     if mode == "online":
         log.info("connecting to W&B, for %d s at most", _PATIENCE)
     try:
+        import wandb  # takes half a second, and other loggers do without
+
         for label, replica, run_id in zip(labels, replicas, ids, strict=True):
             run = wandb.init(
                 reinit="create_new",

@@ -149,7 +149,7 @@ class LitClassifier(L.LightningModule):
             steps, examples = prepared
             theta = self.stack.flat.detach().numpy()
             found = self.stack.each(lambda r: steps.evaluate(theta[r], *examples[r]))
-            losses, accuracies = torch.tensor(found, dtype=torch.float64).unbind(1)
+            losses, accuracies = torch.tensor(found, dtype=torch.float32).unbind(1)
             return {"loss": losses, "accuracy": accuracies}
         accuracy = ReplicaAccuracy(len(self.stack)).to(inputs.device)
         dtype = next(self.stack.parameters()).dtype

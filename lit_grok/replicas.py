@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call, vmap
 
 from lit_grok.kernels.compiled import CompiledSteps
-from lit_grok.networks import HasCompiledSteps, HasStackedForward
+from lit_grok.networks import HasCompiledSteps, HasStackedForward, scale_parameters
+from lit_grok.results import build_network
 
 _ALIGNED = 16  # numbers: a row and every parameter in it start at a multiple, which no vector loop has to leave
 
@@ -148,6 +149,22 @@ class ReplicaStack(nn.Module):
             network._apply(fn)  # moves what is not a parameter, such as buffers
         self._tie()
         return self
+
+
+def build_stack(network: Mapping[str, Any], replicas: Sequence[Mapping[str, Any]], threads: int = 1) -> ReplicaStack:
+    """One network per replica, each drawn from its own init seed and multiplied by its own init_scale.
+
+    Args:
+        network: The configuration of the network, with its ``_target_``.
+        replicas: What each one is: ``seed_init`` and ``init_scale``.
+        threads: Threads of the stack.
+    """
+    networks = []
+    for replica in replicas:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(replica["seed_init"])
+            networks.append(scale_parameters(build_network(network), replica["init_scale"]))
+    return ReplicaStack(networks, threads)
 
 
 class _Split(torch.autograd.Function):

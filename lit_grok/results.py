@@ -434,7 +434,12 @@ def read_config(run_dir: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{run_dir}: not a run directory (it has no {CONFIG})")
     with reading(path, "the configuration of a run"):
-        config = yaml.load(path.read_text(), Loader=_Loader)
+        try:
+            config = yaml.load(path.read_text(), Loader=_Loader)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark
+            where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+            raise ValueError(f"{where}{error.problem}") from None
         if not isinstance(config, Mapping):
             raise ValueError("it is no mapping of keys to values")
         return dict(config)

@@ -64,6 +64,7 @@ class Command:
 def command(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setattr(sys, "path", [*sys.path])  # a run adds the folder it is started in
     log = logging.getLogger("lit_grok")
     before = log.level, log.propagate, log.handlers
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -73,6 +74,9 @@ def command(tmp_path, monkeypatch, capfd):
     log.level, log.propagate, log.handlers = before
     for number, handler in handlers.items():  # a training that failed does not give them back
         signal.signal(number, handler)
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(f"{tmp_path}/"):
+            del sys.modules[name]
     torch.set_flush_denormal(False)
     torch.set_num_threads(1)
 

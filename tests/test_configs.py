@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 import callbacks
 from datamodules import ReplicaDataModule
-from lit_grok import cli
+from lit_grok import cli, schema
 from lit_grok.modules import LitClassifier
 from lit_grok.replicas import ReplicaStack
 from lit_grok.results import build_network
@@ -44,7 +44,8 @@ def composed(*overrides):
 def assemble(config):
     """Everything that the configuration names, without sampling or training."""
     replicas = cli.replicas(config)
-    cli.check_values(config)
+    schema.check_keys(config)
+    schema.check_targets(config, config)
     datamodule = instantiate(config["datamodule"], data_seeds=[0], order_seeds=[0])
     network = build_network(config["network"])
     optimizer = instantiate(config["optimizer"])

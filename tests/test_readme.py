@@ -55,7 +55,9 @@ def my_lab(tmp_path, monkeypatch):
 @pytest.mark.parametrize("line", [line for line in TRAINING if "resume=" not in line])
 def test_training_commands(command, my_lab, monkeypatch, line):
     # Figures are drawn but not rendered, which takes the longest; W&B is given a dot instead.
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path, **_: Image.new("1", (1, 1)).save(path, "png"))
+    monkeypatch.setattr(
+        matplotlib.figure.Figure, "savefig", lambda self, path, **_: Image.new("1", (1, 1)).save(path, "png")
+    )
     assert command(*overrides(line)).code == 0
 
 

@@ -34,10 +34,16 @@ BAD = [
     ),
     ("callbacks=nope", "callbacks=nope: unknown; allowed: "),
     ("optimizer=nope", "optimizer=nope: unknown; allowed: adam, adamw, sgd"),
-    ("logger=nope", "logger=nope: unknown; allowed: csv, none, wandb"),
+    ("logger=nope", "logger=nope: unknown (did you mean none?); allowed: csv, none, wandb"),
     ("optimizer=null", "config group override must be a string"),
-    ("+callbacks.x._target_=callbacks.Nope", "callbacks.x: _target_=callbacks.Nope: cannot be imported"),
-    ("+callbacks.x._target_=nowhere.Nope", "callbacks.x: _target_=nowhere.Nope: cannot be imported"),
+    (
+        "+callbacks.x._target_=callbacks.Nope",
+        "callbacks.x._target_=callbacks.Nope: callbacks has no Nope; it has AnalysisCallback, ",
+    ),
+    (
+        "+callbacks.x._target_=nowhere.Nope",
+        "callbacks.x._target_=nowhere.Nope: there is no module nowhere, neither installed nor in this ",
+    ),
     ("+callbacks.x=1", "callbacks.x=1: not a Lightning callback; give callbacks.x._target_"),
     ("~callbacks.evaluation", "callbacks.evaluation: cannot be left out"),
     ("init_scale=-1", "init_scale=-1: must be a finite number, 0 or more"),
@@ -53,14 +59,14 @@ BAD = [
     ("learning_rate=-1", "learning_rate=-1: must be a finite number"),
     ("P=9 datamodule.operation=multiply", "P=9: operation=multiply needs a prime modulus"),
     ("P=10 datamodule.operation=multiply", "P=10: operation=multiply needs a prime modulus"),
-    ("P=1", "P=1: the modulus is at least 2"),
+    ("P=1", "P=1, hidden=[16]: P is at least 2"),
     ("P=eleven", "P=eleven: must be a whole number"),
     ("datamodule.operation=divide", "operation=divide: unknown; allowed: add, subtract, multiply"),
     ("datamodule.train_fraction=1", "train_fraction=1: must lie between 0 and 1"),
-    ("network.hidden=3", "network={'P': 11, 'hidden': 3}: "),
+    ("network.hidden=3", "network.hidden=3: must be a list of whole numbers, such as [3]"),
     ("network.hidden=[0]", "hidden=[0]: "),
     ("network._target_=os.getcwd", "network._target_=os.getcwd: not a torch.nn.Module class"),
-    ("loss=hinge", "loss=hinge: unknown; allowed: cross_entropy, mse"),
+    ("loss=hinge", "loss=hinge: must be one of cross_entropy, mse"),
     ("epochs=0", "epochs=0: must be a whole number, 1 or more"),
     ("epochs=many", "epochs=many: must be a whole number, 1 or more"),
     ("batch_size=0", "batch_size=0: must be a whole number, 1 or more"),
@@ -75,11 +81,80 @@ BAD = [
     ("run_dir=full", "run_dir=full: exists and is not empty; choose another, or go on with resume=full"),
     ("resume=nowhere", "resume=nowhere: not a run's directory (it has no config.yaml)"),
     ("resume=full", "resume=full: not a run's directory (it has no config.yaml)"),
-    ("epochs", "epochs: cannot be read as KEY=VALUE"),
+    ("epochs", "epochs: cannot be read as KEY=VALUE; write epochs=VALUE, without spaces"),
+    ("epochs = 3", "epochs: cannot be read as KEY=VALUE; write epochs=VALUE, without spaces"),
+    ("seed=0;3", "seed=0;3: cannot be read as KEY=VALUE; lists are written [1,2], without spaces, and special "),
+    ("init_scale=[1, 10]", "init_scale=[1,: cannot be read as KEY=VALUE; lists are written [1,2], without spaces"),
+    ("--halp", "--halp: no such option (did you mean --help?); keys are written KEY=VALUE, without dashes"),
+    ("--init_scale=3", "--init_scale=3: no such option; write init_scale=3; keys are written KEY=VALUE"),
+    ("init_scale=1,10", "init_scale=1,10: write init_scale=[1,10] to train all at once, or -m init_scale=1,10 to "),
+    ("network.hidden=8,8", "network.hidden=8,8: write network.hidden=[8,8] for a list, or -m network.hidden=8,8 to "),
+    (
+        "callbacks=mod_add ~callbacks.prunning",
+        "callbacks.prunning: no such key (did you mean callbacks.pruning?); allowed: callbacks.",
+    ),
+    ("~callback.pruning", "callback.pruning: no such key (did you mean callbacks.pruning?); allowed: init_scale, "),
+    (
+        "callbacks=mod_add callbacks.prunning.every=3",
+        "callbacks.prunning.every: no such key (did you mean callbacks.pruning.every?)",
+    ),
+    ("side=8", "side: no such key here, but with task=ising; allowed: init_scale, "),
+    ("datamodule.t_min=1", "datamodule.t_min: no such key here, but with task=ising; allowed: datamodule._target_, "),
+    ("+epoch=5", "epoch: no such key (did you mean epochs?); allowed: init_scale, "),
+    ("+datamodul.shuffle=true", "datamodul: no such key (did you mean datamodule?); allowed: init_scale, "),
+    ("+init_scale=3", "+init_scale: it is there already: write init_scale=VALUE, without the plus"),
+    ("+optimizer.beta=3", "optimizer.beta: no such key (did you mean optimizer.betas?); allowed: optimizer."),
+    ("+trainer.maxepochs=3", "trainer.maxepochs: no such key (did you mean trainer.max_epochs?); allowed: trainer."),
+    ("experiment=mine", "experiment: there are no files in "),
+    ("+experiment=mine", "experiment: there are no files in "),
+    ("task=[ising,mod_add]", "task=[ising,mod_add]: one at a time; -m task=ising,mod_add queues a run for each"),
+    ("~log_every", "callbacks.evaluation.every: Interpolation key 'log_every' not found"),
+    ("~network", "network: missing, and no run can do without it"),
+    ("datamodule=5", "datamodule=5: must be an object, such as {_target_: my_lab.MyClass}"),
+    (
+        "callbacks.evaluation.split=train",
+        "callbacks.evaluation.every; for what its class takes besides, write +callbacks.",
+    ),
+    ("SEED=3", "SEED: no such key (did you mean seed?); allowed: init_scale, "),
+    ("trainer.devices=2", "trainer.devices=2: replicas train on one device"),
+    ("trainer.devices=two", "`devices` selected with `CPUAccelerator` should be an int > 0"),
+    ("~network._target_", "network: give network._target_, a class, and its arguments"),
+    ("callbacks.evaluation=null", "callbacks.evaluation=null: not a Lightning callback; give callbacks.evaluation."),
+    ("epochs=${nope}", "epochs: Interpolation key 'nope' not found"),
+    ("epochs=1.5", "epochs=1.5: must be a whole number, 1 or more"),
+    ("epochs=true", "epochs=true: must be a whole number, 1 or more"),
+    ("epochs=null", "epochs=null: must be a whole number, 1 or more"),
+    ("label_noise=some", "label_noise=some: must be a number between 0 and 1"),
+    ("seeds=5", "seeds=5: must be a mapping {KEY: VALUE} or null"),
+    ("seed=0:1000000000", "seed=0:1000000000: 1000000000 replicas; no more than 100000 train at once (-m and commas "),
+    ("run_dir=", "run_dir=: must be a directory"),
+    ("resume=true", "resume=true: must be a directory or null"),
+    ("resume=5", "resume=5: not a run's directory (it has no config.yaml)"),
+    ("dry_run=maybe", "dry_run=maybe: must be true or false"),
+    ("P=[7,11]", "P=[7,11]: must be a whole number"),
+    ("P=eleven", "P=eleven: must be a whole number"),
+    ("datamodule.train_fraction=abc", "datamodule.train_fraction=abc: must be a number"),
+    ("datamodule.shuffle=maybe", "datamodule.shuffle=maybe: must be true or false"),
+    ("network.hidden=512", "network.hidden=512: must be a list of whole numbers, such as [512]"),
+    ("network.hidden=[8,abc]", "network.hidden=[8,abc]: must be a list of whole numbers"),
+    ("logger=wandb logger.tags=grok", "logger.tags=grok: must be a list of strings, such as [grok]"),
+    ("logger=wandb logger.entity=true", "logger.entity=true: must be a string or null"),
+    ("callbacks=mod_add callbacks.ipr.per_decade=abc", "callbacks.ipr.per_decade=abc: must be a whole number or null"),
+    ("callbacks=mod_add callbacks.pruning.scores=abc", "callbacks.pruning.scores=abc: must be an object: give "),
+    ("callbacks=mod_add callbacks.fim_trajectory.variants=regression", "must be a list of classif_logits, regression"),
+    ("trainer.gradient_clip_val=abc", "trainer.gradient_clip_val=abc: must be a number or null"),
+    ("+trainer.max_steps=abc", "trainer.max_steps=abc: must be a whole number"),
+    ("trainer.max_epochs=5", "trainer.max_epochs=5: always the same as epochs: set epochs instead"),
+    ("++trainer.max_epochs=5", "trainer.max_epochs=5: always the same as epochs: set epochs instead"),
+    ("optimizer.lr=1", "optimizer.lr=1: always the same as learning_rate: set learning_rate instead"),
+    ("network.P=7", "network.P=7: always the same as P: set P instead"),
+    ("+callbacks.x=my_lab.X", "callbacks.x=my_lab.X: not a Lightning callback; give callbacks.x._target_"),
+    ("optimizer._target_=torch.optim.Adamm", "torch.optim has no Adamm (did you mean Adam?)"),
+    ("optimizer._target_=torch.optim.RMSprop +optimizer.momentum=x", "optimizer.momentum=x: must be a number"),
 ]
 BAD_ISING = [
     ("side=10", "side=10: the two poolings by 2 need a positive multiple of 4"),
-    ("side=0", "side=0: must be at least 2"),
+    ("side=0", "side=0: the two poolings by 2 need a positive multiple of 4"),
     ("datamodule.train_size=180", "train_size=180, test_size=40: "),
     ("datamodule.train_size=3", "train_size=3: must be a positive even number"),
     ("datamodule.t_min=3", "t_min=3, t_max=3.5: must be positive and lie on both sides of Tc"),
@@ -133,6 +208,133 @@ def test_a_folder_of_the_users_stays_where_it_was(command):
     assert [str(p.relative_to(command.folder)) for p in command.folder.rglob("*")] == ["mine"]
 
 
+def test_a_queue_is_told_what_a_single_run_is_told(command):
+    result = command("-m", "init_scal=1,10")
+    assert result.code == 2
+    assert result.err.startswith("error: init_scal: no such key (did you mean init_scale?)")
+
+
+def test_numbers_are_spelled_as_one_likes(command):
+    run = command.mod_add("epochs=1e1", "log_every=2.0", "datamodule.shuffle=yes", "logger=csv")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert (config["epochs"], config["trainer"]["max_epochs"], config["datamodule"]["shuffle"]) == (10, 10, True)
+    assert summary(run)[0]["epochs"] == 10
+    assert lit_grok.open_run(run).epoch.values.tolist() == [0, 2, 4, 6, 8, 10]
+
+
+# Files that are wrong
+
+EXPERIMENTS = {
+    "broken": ("epochs: 5\n seed: 3\n", "broken.yaml: not readable as YAML (line 3, column 6: mapping values are "),
+    "open": ("epochs: [1, 2\n", "open.yaml: not readable as YAML (line 3, column 1: "),
+    "twice": (
+        "epochs: 5\nepochs: 6\n",
+        "twice.yaml: not readable as YAML (line 3, column 1: found duplicate key epochs)",
+    ),
+    "tab": ("epochs:\t5\n", "tab.yaml: not readable as YAML (line 2, column 8: "),
+    "typo": ("epoch: 5\n", "epoch: no such key (did you mean epochs?); allowed: "),
+    "type": ("epochs: five\n", "epochs=five: must be a whole number, 1 or more"),
+    "nested": ("datamodule:\n  shuffle: maybe\n", "datamodule.shuffle=maybe: must be true or false"),
+    "contrary": ("trainer:\n  max_epochs: 5\n", "trainer.max_epochs=5: always the same as epochs: set epochs instead"),
+    "other": (
+        "defaults:\n  - override /task: modadd\n",
+        "task=modadd: unknown (did you mean mod_add?); allowed: ising, ",
+    ),
+}
+
+
+@pytest.fixture
+def experiments(command):
+    """A folder of configurations of the user's own."""
+    folder = command.folder / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    for name, (text, _) in EXPERIMENTS.items():
+        (folder / f"{name}.yaml").write_text(f"# @package _global_\n{text}")
+    (folder / "bare.yaml").write_text("epochs: 5\n")
+    (folder / "good.yaml").write_text("# @package _global_\nepochs: 2\nseed: 3\ndatamodule:\n  shuffle: yes\n")
+    return "--config-dir=mine"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_file_that_is_wrong_is_one_sentence(command, experiments, name):
+    result = command(experiments, f"experiment={name}", "run_dir=run")
+    assert result.code == 2
+    assert len(result.err.splitlines()) == 1, result.err
+    assert EXPERIMENTS[name][1] in result.err
+    assert not (command.folder / "run").exists()
+
+
+def test_a_file_that_is_not_there_or_lacks_its_first_line(command, experiments):
+    result = command(experiments, "experiment=god")
+    assert result.err.startswith("error: experiment=god: unknown (did you mean good?); allowed: bare, ")
+    result = command(experiments, *command.MOD_ADD, "experiment=bare")
+    assert result.err == "error: experiment: its file must begin with the line '# @package _global_'\n"
+
+
+def test_a_file_that_is_right(command, experiments):
+    result = command(*command.MOD_ADD, experiments, "experiment=good")
+    assert result.err.startswith(
+        "error: experiment=good: options such as -m and --config-dir=DIR stand before or behind"
+    )
+    assert command(experiments, *command.MOD_ADD, "experiment=good", "run_dir=run").code == 0
+    run = command.folder / "run"
+    assert summary(run)[0]["seed"] == 3
+    assert yaml.safe_load((run / "config.yaml").read_text())["datamodule"]["shuffle"] is True
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "epochs: [1, 2\nseed: 3\n",
+            "run/config.yaml: cannot be read as the configuration of a run (line 2, column ",
+        ),
+        ("", "run/config.yaml: cannot be read as the configuration of a run (it is no mapping"),
+        ("- a\n", "run/config.yaml: cannot be read as the configuration of a run (it is no mapping"),
+        ("epochs: 3\n", "task: missing, and no run can do without it"),
+    ],
+)
+def test_a_run_whose_configuration_is_damaged(command, text, message):
+    (command.mod_add() / "config.yaml").write_text(text)
+    result = command("resume=run")
+    assert result.code == 2
+    assert len(result.err.splitlines()) == 1
+    assert result.err.startswith(f"error: {message}")
+
+
+# A module in the folder where one is
+
+LAB = """
+from callbacks import AnalysisCallback
+
+class LargestWeightCallback(AnalysisCallback):
+    def measure(self, network, batch):
+        return {"largest_weight": max(p.abs().max() for p in network.parameters())}
+"""
+
+
+def test_a_module_in_the_current_folder_is_found(command):
+    (command.folder / "my_lab.py").write_text(LAB)
+    mine = "+callbacks.mine._target_=my_lab.LargestWeight"
+    result = command(*command.MOD_ADD, mine)
+    assert result.code == 2
+    assert result.err == (
+        "error: callbacks.mine._target_=my_lab.LargestWeight: my_lab has no LargestWeight "
+        "(did you mean LargestWeightCallback?)\n"
+    )
+    result = command(*command.MOD_ADD, f"{mine}Callback", "+callbacks.mine.evry=2")
+    assert result.err.startswith(
+        "error: callbacks.mine.evry: no such key (did you mean callbacks.mine.every?); allowed: "
+    )
+    run = command.mod_add(f"{mine}Callback", "+callbacks.mine.every=2")
+    assert lit_grok.open_run(run).largest_weight.dropna("epoch").epoch.values.tolist() == [0, 2, 4]
+
+
+def test_a_module_of_a_name_that_the_project_has_does_not_hide_the_projects(command):
+    (command.folder / "callbacks.py").write_text("raise RuntimeError('hidden')\n")
+    assert summary(command.mod_add())
+
+
 # A run as a user starts it
 
 
@@ -161,13 +363,27 @@ def test_a_user_types_one_command(tmp_path):
     assert os.listdir(tmp_path) == ["runs"]  # nothing of Hydra's, Lightning's or W&B's beside it
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["init_scal=3"], ["epochs=many"], ["task=mod_add", "seed=x"]])
+def test_help_and_typos_do_not_wait_for_what_trains(tmp_path, arguments):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['train.py', *{arguments}]\n"
+        f"sys.path[0] = {str(ROOT)!r}\n"
+        "try:\n    runpy.run_path(sys.path[0] + '/train.py', run_name='__main__')\n"
+        "except SystemExit:\n    pass\n"
+        "print(*sorted({'torch', 'lightning', 'wandb', 'xarray', 'matplotlib', 'numba', 'numpy'} & {*sys.modules}))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "", result.stdout
+
+
 def test_help_names_the_tasks_the_keys_and_five_examples(command):
     result = command("--help")
     assert result.code in (0, None)
     for word in ("task=ising", "task=mod_add"):
         assert word in result.out
     keys = "init_scale seed epochs weight_decay learning_rate batch_size optimizer accelerator threads logger run_dir P"
-    for key in [*keys.split(), "seeds.init", "seeds.data", "seeds.order", "resume", "side"]:
+    for key in [*keys.split(), "seeds.init", "seeds.data", "seeds.order", "resume", "dry_run", "side"]:
         assert re.search(rf"(?<![\w.]){re.escape(key)}(?!\w)", result.out), key
     examples = [line for line in result.out.splitlines() if line.strip().startswith("python train.py")]
     assert len(examples) == 5
@@ -194,7 +410,12 @@ def test_what_a_run_leaves(command):
     ]
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["side"] == config["network"]["side"] == 8  # resolved, every default spelled out
-    assert "ising, 8 replica(s)" in (run / "train.log").read_text()
+    log = (run / "train.log").read_text()
+    assert "ising, 8 replica(s)" in log
+    table = [line for line in log.splitlines() if re.match(r" *(0\.)?1?\d +\d +0\.\d +\w+ ", line)]
+    assert [line.split()[:4] for line in table] == [
+        [f"{r['init_scale']:g}", f"{r['seed']}", f"{r['weight_decay']:g}", r["status"]] for r in records
+    ]
     dataset = lit_grok.open_run(run)
     assert dataset.test_accuracy.sel(init_scale=10, weight_decay=0.1).mean("seed").sizes == {"epoch": 5}
     network = lit_grok.load_network(run, init_scale=10, seed=1, weight_decay=0.2)
@@ -358,7 +579,7 @@ class Closed(WandbLogger):
 
 def test_a_training_that_fails_closes_wandb_with_an_exit_code(command, monkeypatch):
     monkeypatch.setattr("lit_grok.loggers.WandbLogger", Closed)
-    monkeypatch.setattr("lit_grok.loggers.wandb.init", lambda **_: Closed())
+    monkeypatch.setattr("wandb.init", lambda **_: Closed())
     fails = (
         "+callbacks.fails._target_=tests.helpers.FailsWhile",
         "+callbacks.fails.epoch=2",
@@ -379,7 +600,7 @@ def test_wandb_that_cannot_start_does_not_stop_the_training(command, monkeypatch
     def init(**options):
         raise PermissionError(13, "Permission denied: 'wandb'")
 
-    monkeypatch.setattr("lit_grok.loggers.wandb.init", init)
+    monkeypatch.setattr("wandb.init", init)
     result = command(*command.MOD_ADD, "logger=wandb", "run_dir=run")
     assert result.code == 0
     assert result.err.startswith("warning: W&B could not start, the run goes on without it: ")
@@ -402,5 +623,5 @@ def test_secrets_of_the_environment_reach_no_file(tmp_path):
 def test_wandb_of_a_bad_mode(command):
     result = command(*command.MOD_ADD[:-1], "callbacks=base", "logger=wandb", "logger.mode=cloud")
     assert result.code == 2
-    assert result.err == "error: logger.mode=cloud: unknown; allowed: offline, online\n"
+    assert result.err == "error: logger.mode=cloud: must be one of offline, online\n"
     assert os.listdir(command.folder) == []

@@ -16,7 +16,7 @@ from lit_grok.figures import geometry
 from lit_grok.measures.fisher import fisher_diagonal
 from lit_grok.measures.inequality import gini
 from lit_grok.measures.trajectory import origin_cosine, step_cosine, step_magnitude
-from lit_grok.results import open_run
+from lit_grok.results import load_network, open_run
 
 PREFIXES = {"fim": "classif_logits", "fim_regression": "regression"}
 BOTH = "+callbacks.fim.variants=[classif_logits,regression]"
@@ -290,10 +290,11 @@ def test_steps_without_length_are_nan_and_counted(command):
     assert "fim, init_scale=1 seed=0: 4 of 4 steps have no length" in (run / "train.log").read_text()
 
 
-def test_no_stiff_parameter_is_said_and_nan(command):
-    run = command.mod_add(*fim(every=1, stiff_threshold=1e9))
-    assert open_run(run).fim_stiff_step_cosine.isnull().all()
-    assert "no parameter of the trained network is stiff" in (run / "train.log").read_text()
+def test_no_stiff_parameter_is_nan_and_said_in_the_log_alone(command):
+    result = command(*command.MOD_ADD, *fim(every=1, stiff_threshold=1e9), "run_dir=run")
+    assert "is stiff" not in result.out + result.err
+    assert open_run("run").fim_stiff_step_cosine.isnull().all()
+    assert "no parameter of the trained network is stiff" in (command.folder / "run" / "train.log").read_text()
 
 
 def test_training_is_the_same_with_and_without(command):
@@ -324,13 +325,31 @@ def test_curves_go_to_the_loggers(command):
     assert len(rows) == 5
 
 
-def test_a_disk_too_small_is_refused_in_one_sentence(command, monkeypatch):
-    usage = SimpleNamespace(free=1000)
+@pytest.mark.parametrize(("until", "epochs"), [(None, 4), (None, 5), (3, 5), (0, 5)])
+def test_the_number_of_snapshots_is_known_beforehand(until, epochs):
+    callback = FIMTrajectoryCallback(every=2, until=until)
+    assert callback.measurements(epochs) == sum(callback.is_due(e) for e in range(epochs + 1))
+
+
+def test_the_size_of_the_snapshots_is_known_beforehand(command):
+    run = command.mod_add(*fim(every=2, keep_trajectory="true"), BOTH)
+    there = sum(file.stat().st_size for file in (run / "trajectory").iterdir())
+    parameters = sum(p.numel() for p in load_network(run).parameters())
+    callback = FIMTrajectoryCallback(every=2, variants=["classif_logits", "regression"])
+    assert callback.disk(parameters, 4) == pytest.approx(there, rel=0.1)
+
+
+def test_a_disk_too_small_is_refused_in_one_sentence_and_leaves_nothing(command, monkeypatch):
+    usage = SimpleNamespace(free=30_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     result = command(*command.MOD_ADD, *fim(every=1), "run_dir=run")
     assert result.code == 2
-    assert result.err.endswith("left: raise every, lower until, or leave the callback out\n")
-    assert result.err.startswith("error: FIMTrajectoryCallback: 5 snapshots take 0.0 GB")
+    snapshots, rest = 5 * 4 * 2 * 555 / 1e3, 40 * 555 / 1e3  # kB: position and F in float32; checkpoints and weights
+    assert result.err == (
+        f"error: 1 replica(s) of 555 parameters take about {snapshots + rest:.1f} kB of disk, {snapshots:.1f} kB of it "
+        "for callbacks.fim, and the disk has 30.0 kB left: train fewer at once, or measure less often\n"
+    )
+    assert not (command.folder / "run").exists()
 
 
 @pytest.mark.parametrize(

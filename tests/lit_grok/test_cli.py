@@ -64,6 +64,48 @@ def test_the_same_replica_twice(changes):
         cli.replicas(ask(**changes))
 
 
+@pytest.mark.parametrize(
+    "changes", [{"seed": "0:4000000000"}, {"seed": [3, f"0:{10**30}"]}, {"init_scale": "0:100001"}]
+)
+def test_a_range_that_no_machine_holds_is_not_counted_out(changes):
+    with pytest.raises(cli.UsageError, match=r"=\d+:\d+: \d+ replicas; no more than 100000 train at once"):
+        cli.replicas(ask(**changes))
+
+
+def test_nor_is_such_a_product():
+    asked = ask(seed="0:1000", init_scale="0:101")
+    with pytest.raises(
+        cli.UsageError, match=r"^init_scale, weight_decay and seed: 101000 replicas; no more than 100000 "
+    ):
+        cli.replicas(asked)
+    assert len(cli.replicas(ask(seed=f"0:{cli.MOST_REPLICAS}"))) == cli.MOST_REPLICAS
+
+
+# The table at the end
+
+
+def record(**changes):
+    found = {"init_scale": 10.0, "seed": 0, "weight_decay": 0.1, "status": "undertrained", "t_train": 14_700}
+    found |= {"t_test": 100_000, "train_accuracy": 1 / 3, "test_accuracy": 1.0, "weight_norm": 123.456}
+    return found | changes
+
+
+def test_the_table_fits_80_columns_and_says_what_differs():
+    alike = [record(), record(seed=999, init_scale=0.125)]
+    differing = [*alike, record(weight_decay=3e-05)]
+    for records, header in ((alike, False), (differing, True)):
+        lines = cli.table(records).splitlines()
+        assert len(lines) == 2 + len(records)
+        assert max(map(len, lines)) <= 80
+        assert ("decay" in lines[1]) == header
+    assert lines[-1].split() == ["10", "0", "3e-05", "undertrained", "14700", "100000", "0.333", "1.000", "123.5"]
+
+
+def test_what_is_undefined_is_a_dash_in_the_table():
+    lines = cli.table([record(t_train=None, t_test=None, train_accuracy=float("nan"))]).splitlines()
+    assert lines[-1].split() == ["10", "0", "undertrained", "–", "–", "nan", "1.000", "123.5"]
+
+
 # One line
 
 
@@ -106,6 +148,7 @@ def test_messages_go_above_the_bar_and_warnings_to_stderr(capsys, monkeypatch):
     try:
         cli.log_to_console()
         cli.log.info("hello")
+        cli.log.debug("for the log alone")
         cli.log.warning("careful")
     finally:
         cli.log.handlers, cli.log.propagate, cli.log.level = before

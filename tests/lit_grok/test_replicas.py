@@ -10,7 +10,7 @@ from torch import nn
 from lit_grok import optimizers
 from lit_grok.cli import CONFIG_DIR, replicas
 from lit_grok.networks import IsingCNN, ModularMLP, scale_parameters
-from lit_grok.replicas import ReplicaStack
+from lit_grok.replicas import ReplicaStack, build_stack
 from train import build as build_run
 
 PAIRS = torch.cartesian_prod(torch.arange(11), torch.arange(11))
@@ -317,8 +317,6 @@ MLP = {"_target_": "lit_grok.networks.ModularMLP", "P": 11, "hidden": [8]}
 
 
 def test_initialisation_depends_on_the_own_init_seed_alone():
-    from train import build_stack
-
     ours = replica(seed_init=5, init_scale=3.0)
     alone = build_stack(MLP, [ours]).networks[0]
     torch.rand(7)  # whatever was drawn before
@@ -333,8 +331,6 @@ def test_initialisation_depends_on_the_own_init_seed_alone():
 
 
 def test_building_keeps_the_random_state():
-    from train import build_stack
-
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
