@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules.loader import ReplicaLoader
+from datamodules.streams import stream
 
 Split = Literal["train", "test"]
 
@@ -67,7 +68,7 @@ class ReplicaDataModule(L.LightningDataModule, ABC):
             return
         inputs, targets = self.dataset()
         classes = int(targets.max()) + 1
-        indices = {seed: self.split_indices(np.random.default_rng(seed)) for seed in set(self.data_seeds)}
+        indices = {seed: self.split_indices(stream(seed, "split")) for seed in set(self.data_seeds)}
         for name in ("train", "test"):
             shared = len(indices) == 1  # then one copy serves all replicas
             seeds = self.data_seeds[:1] if shared else self.data_seeds
@@ -108,7 +109,7 @@ class ReplicaDataModule(L.LightningDataModule, ABC):
 
     def _noisy(self, labels: Tensor, classes: int, seed: int) -> Tensor:
         """Labels of which each is wrong with the probability label_noise."""
-        generator = np.random.default_rng(seed).spawn(1)[0]  # a stream of its own: the split does not change
+        generator = stream(seed, "label_noise")
         wrong = torch.from_numpy(generator.random(len(labels)) < self.label_noise)
         shift = torch.from_numpy(generator.integers(1, classes, len(labels)))
         return torch.where(wrong, (labels + shift) % classes, labels)

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from datamodules.streams import stream
 
 
 class ReplicaLoader:
@@ -69,4 +70,4 @@ class ReplicaLoader:
 
 
 def _permutation(size: int, seed: int, epoch: int) -> Tensor:
-    return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(size))
+    return torch.from_numpy(stream(seed, "order", epoch).permutation(size))
