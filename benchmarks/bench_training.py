@@ -2,11 +2,15 @@
 
 import copy
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import lightning as L
+import numba
+import numpy as np
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
@@ -17,11 +21,13 @@ from torch.utils.data import DataLoader, TensorDataset
 import train
 from callbacks import AnalysisCallback, EvaluationCallback
 from lit_grok import cli, loggers
+from lit_grok.kernels.perceptron import one_thread_a_product
 from lit_grok.replicas import build_stack
 
 EPOCHS = {"ising": 500, "mod_add": 40}
 DENSE_EPOCHS = 3
-ROUNDS = 5
+NOWHERE = tempfile.TemporaryDirectory()  # for what is built and writes nothing
+ROUNDS = int(os.environ.get("ROUNDS", 5))
 
 
 class Stopwatch(L.Callback):
@@ -104,7 +110,7 @@ def timed(function: Callable) -> Callable:
 
 def plain_loop(task: str, **adam: bool) -> Callable[[], float]:
     """A plain PyTorch loop on the same batches, with the same evaluations; returns its milliseconds per epoch."""
-    config = configure(task, "unused", "logger=none")
+    config = configure(task, NOWHERE.name, "logger=none")
     replicas = cli.replicas(config)
     _, datamodule, _ = train.build(config, replicas)
     batches = [(x[0], y[0]) for x, y in datamodule.train_dataloader()]
@@ -138,7 +144,7 @@ def dense_data_loaders() -> tuple[torch.nn.Module, dict[str, DataLoader], dict]:
 
     One loader trains; two with large batches evaluate both splits.
     """
-    config = configure("mod_add", "unused", "logger=none")
+    config = configure("mod_add", NOWHERE.name, "logger=none")
     replicas = cli.replicas(config)
     _, datamodule, _ = train.build(config, replicas)
     network = build_stack(config["network"], replicas).networks[0]
@@ -211,32 +217,101 @@ def dense_lightning() -> float:
     return stopwatch.seconds / DENSE_EPOCHS * 1000
 
 
+def products_alone(config: dict) -> Callable[[], float]:
+    """The matrix products of an epoch of modular addition and of its evaluations, compiled, and nothing else."""
+    rng, P, H, B = np.random.default_rng(0), config["P"], config["network"]["hidden"][0], config["batch_size"]
+    pairs, train = P * P, int(P * P * config["datamodule"]["train_fraction"])
+    x, chunk = (rng.normal(size=(n, H)).astype(np.float32) for n in (B, 256))
+    weight, d = rng.normal(size=(P, H)).astype(np.float32), rng.normal(size=(B, P)).astype(np.float32)
+    out, out_chunk, grad, grad_x = d.copy(), np.empty((256, P), np.float32), weight.copy(), x.copy()
+
+    @numba.njit
+    def epoch(steps, chunks, x, weight, d, out, grad, grad_x, chunk, out_chunk):
+        for _ in range(steps):
+            np.dot(x, weight.T, out)
+            np.dot(d.T, x, grad)
+            np.dot(d, weight, grad_x)
+        for _ in range(chunks):
+            np.dot(chunk, weight.T, out_chunk)
+
+    def run() -> float:
+        arrays = x, weight, d, out, grad, grad_x, chunk, out_chunk
+        epoch(1, 1, *arrays)
+        start = time.perf_counter()
+        for _ in range(5):
+            epoch(-(-train // B), -(-pairs // 256), *arrays)
+        return (time.perf_counter() - start) / 5 * 1000
+
+    return run
+
+
+def jax_loop(task: str, replicas: int) -> Callable[[], float]:
+    """The same training in JAX, milliseconds per epoch of each replica."""
+    from benchmarks import jax_loop
+
+    config = configure(task, NOWHERE.name, "logger=none", f"seed=0:{replicas}")
+    described = cli.replicas(config)
+    _, datamodule, _ = train.build(config, described)
+    networks = list(build_stack(config["network"], described).networks)
+    run = jax_loop.loop(config, networks, {n: datamodule.split(n) for n in ("train", "test")}, EPOCHS[task])
+    return lambda: run() / replicas
+
+
+def has_jax() -> bool:
+    """Whether JAX is there to compare with."""
+    return all(find_spec(name) for name in ("jax", "optax"))
+
+
 def main() -> None:
     """Alternate all contenders and print the best of each."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})  # one thread each, whatever its library thinks
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    one_thread_a_product()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for task in ("ising", "mod_add"):
+        ours, ten = "train.py", "train.py, ten replicas, each"
         contenders = {
-            "train.py": lambda task=task: under_lightning(task, "callbacks=base"),
+            ours: lambda task=task: under_lightning(task, "callbacks=base", "threads=1"),
+            ten: lambda task=task: under_lightning(task, "callbacks=base", "threads=1", "seed=0:10") / 10,
             "plain loop, torch.optim.Adam": plain_loop(task),
             "plain loop, torch.optim.Adam(fused=True)": plain_loop(task, fused=True),
         }
+        if has_jax():
+            contenders |= {
+                "JAX, jit(scan)": jax_loop(task, 1),
+                "JAX, jit(vmap(scan)), ten replicas, each": jax_loop(task, 10),
+            }
         if task == "mod_add":
+            contenders["its matrix products alone"] = products_alone(configure(task, NOWHERE.name))
             contenders["plain loop, dense two-hot, DataLoader"] = dense_plain
             contenders["Lightning, dense two-hot, DataLoader"] = dense_lightning
-        best = {name: float("inf") for name in contenders}
-        for _ in range(ROUNDS):
-            for name, run in contenders.items():
-                best[name] = min(best[name], run())
-        print(f"{task}, one replica, one thread")
+        best = fastest(contenders)
+        print(f"{task}, one thread, {ROUNDS} rounds")
         for name, ms in best.items():
-            ratio = ms / best["train.py"]
+            ratio = ms / best[ten if "ten" in name else ours]
             print(f"  {name:45s} {ms:8.2f} ms per epoch   {ratio:.2f} × train.py, which takes {1 / ratio:.2f} × this")
-        shares = share_of_analyses(task, best["train.py"])
+        shares = share_of_analyses(task, best[ours])
         each = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
         print(f"  default analyses over a default run: +{sum(shares.values()):.0%} ({each})")
+    os.sched_setaffinity(0, cores)
+    for task in ("ising", "mod_add"):
+        for what, callbacks in (("without analyses", "base"), ("with the default analyses", task)):
+            options = task, f"callbacks={callbacks}", "seed=0:10"
+            runs = {n: lambda n=n, o=options: under_lightning(*o, f"threads={n}") for n in (1, len(cores))}
+            best = fastest(runs)
+            print(f"{task}, ten replicas {what}: {len(cores)} threads are {best[1] / best[len(cores)]:.2f} × one")
+
+
+def fastest(contenders: dict) -> dict:
+    """The best of several rounds of each, one after the other in every round."""
+    best = dict.fromkeys(contenders, float("inf"))
+    for _ in range(ROUNDS):
+        for name, run in contenders.items():
+            best[name] = min(best[name], run())
+    return best
 
 
 if __name__ == "__main__":
