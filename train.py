@@ -64,14 +64,15 @@ def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDat
         optimizer=instantiate(config["optimizer"]),
         _convert_="all",
     )
-    torch.set_flush_denormal(True)  # collapsing networks are full of denormal numbers, which are very slow
-    # Compiled steps spread replicas over the cores; where there are none, PyTorch spreads its operations.
-    torch.set_num_threads(1 if module.compiled else threads)
     module.refuse_mixing(config["trainer"]["gradient_clip_val"], config["trainer"]["gradient_clip_algorithm"])
     datamodule.prepare_data()
     if len(set(seeds["data_seeds"])) > 1:  # then each has a copy of its own
         refuse_too_many(len(replicas), network, analyses, trainer, instantiate(config["datamodule"]))
     datamodule.setup()
+    torch.set_flush_denormal(True)  # collapsing networks are full of denormal numbers, which are very slow
+    # Compiled steps spread replicas over the cores; where there are none, PyTorch spreads its operations. The last word
+    # is said here: the sampler's threads, of the same OpenMP, leave a number of their own.
+    torch.set_num_threads(1 if module.compiled else threads)
     return module, datamodule, trainer
 
 
