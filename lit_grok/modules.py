@@ -102,7 +102,7 @@ class LitClassifier(L.LightningModule):
             Whether that could be done; if not, nothing has happened.
         """
         flat = self.stack.flat
-        if not (isinstance(optimizer, Rowwise) and optimizer.steps_rows and optimizer.compiles(flat)):
+        if not (isinstance(optimizer, Rowwise) and optimizer.compiles(flat)):
             return False
         prepared = self._prepared(inputs, targets)
         if prepared is None:

@@ -50,15 +50,11 @@ class Rowwise(torch.optim.Optimizer):
             self.count_steps(p, 1)
         return loss
 
-    @property
-    def steps_rows(self) -> bool:
-        """Whether a step is this one, and not that of a class made from it."""
-        return inspect.unwrap(type(self).step) is inspect.unwrap(Rowwise.step)
-
     def compiles(self, parameter: Tensor) -> bool:
-        """Whether the rows of this parameter are moved by the compiled loop."""
+        """Whether the rows of this parameter are moved by the compiled loop, by this class's own step."""
         group = self._group(parameter)
-        known = not any(group.get(name) for name in ("amsgrad", "differentiable", "capturable"))
+        known = inspect.unwrap(type(self).step) is inspect.unwrap(Rowwise.step)
+        known &= not any(group.get(name) for name in ("amsgrad", "differentiable", "capturable"))
         plain = parameter.is_cpu and parameter.dtype is torch.float32 and parameter.is_contiguous()
         return known and plain and not isinstance(group["lr"], Tensor)
 
@@ -134,25 +130,13 @@ class Adam(Rowwise, torch.optim.Adam):
 
 
 class AdamW(Rowwise, torch.optim.AdamW):
-    """``torch.optim.AdamW`` (Loshchilov and Hutter 2019): *decoupled* decay, θ ← (1 − lr λ) θ.
-
-    Args:
-        params: Parameters, with a leading replica dimension where ``weight_decay`` is a list.
-        weight_decay: λ, one value or one per replica.
-        options: Those of ``torch.optim.AdamW`` (lr, betas, eps).
-    """
+    """``torch.optim.AdamW`` (Loshchilov and Hutter 2019): *decoupled* decay, θ ← (1 − lr λ) θ; called like `Adam`."""
 
     _kind = updates.ADAMW
 
 
 class SGD(Rowwise, torch.optim.SGD):
-    """``torch.optim.SGD`` with coupled L2 weight decay, g ← g + λ θ.
-
-    Args:
-        params: Parameters, with a leading replica dimension where ``weight_decay`` is a list.
-        weight_decay: λ, one value or one per replica.
-        options: Those of ``torch.optim.SGD`` (lr, momentum, nesterov).
-    """
+    """``torch.optim.SGD`` with coupled L2 weight decay, g ← g + λ θ; called like `Adam`."""
 
     _kind = updates.SGD
 
