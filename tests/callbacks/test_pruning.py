@@ -131,11 +131,16 @@ def test_fisher_ranks_on_the_training_set_and_scores_on_the_test_set(command, so
     data.setup()
     for r in range(2):
         network = load_network(run_dir, seed=r)
-        examples, unseen = ((inputs[r], targets[r]) for inputs, targets in map(data.split, (source or "train", "test")))
-        scores = fisher_scores(network, examples)
-        curve = pruning_curve(network, *unseen, torch.linspace(0, 1, 11), "fisher", scores=scores)
-        np.testing.assert_allclose(run.pruning_fisher_loss.isel(replica=r), curve.losses, rtol=1e-6)
-        np.testing.assert_array_equal(run.pruning_fisher_accuracy.isel(replica=r), curve.accuracies)
+        curves = {}
+        for name in ("train", "test"):
+            examples, unseen = ((inputs[r], targets[r]) for inputs, targets in map(data.split, (name, "test")))
+            scores = fisher_scores(network, examples)
+            curves[name] = pruning_curve(network, *unseen, torch.linspace(0, 1, 11), "fisher", scores=scores)
+        own = source or "train"
+        measured = torch.from_numpy(run.pruning_fisher_loss.isel(replica=r).values)
+        # Not to the bit: on another number of threads F is rounded otherwise, and two neighbours may swap their ranks.
+        away = {name: float((measured - curve.losses).abs().max()) for name, curve in curves.items()}
+        assert away[own] < 5e-3 < 2e-2 < away["train" if own == "test" else "test"]
 
 
 def test_a_young_network_is_no_reason_for_a_warning(command):
