@@ -6,6 +6,8 @@ Euclidean. Sums run in float64. A vector of length zero, which a collapsed netwo
 about, has no magnitude and no direction: NaN, never a silent 0.
 """
 
+from math import ceil, floor
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -102,8 +104,7 @@ def stiff_mask(fisher_final: Tensor, threshold: float = 0.1, quantile: float | N
         return (fisher_final >= threshold) & (fisher_final > 0)
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile={quantile} is not between 0 and 1")
-    thresholds = fisher_final.double().quantile(quantile, dim=-1, keepdim=True)
-    return (fisher_final >= thresholds) & (fisher_final > 0)
+    return (fisher_final >= _quantile(fisher_final, quantile)) & (fisher_final > 0)
 
 
 def grokking_period(
@@ -156,6 +157,14 @@ def grokking_period(
         if base > 0 and clear and prominence > best[0]:
             best = (prominence, times[base], times[peak])
     return float(best[1]), float(best[2])
+
+
+def _quantile(values: Tensor, q: float) -> Tensor:
+    """Linear quantile along the last dimension, which ``torch.quantile`` refuses above 2²⁴ values, shape (…, 1)."""
+    rank = q * (values.shape[-1] - 1)
+    below, above = (values.kthvalue(k + 1, -1, keepdim=True).values.double() for k in (floor(rank), ceil(rank)))
+    undefined = values.isnan().any(-1, keepdim=True)
+    return below.lerp(above, rank - floor(rank)).masked_fill(undefined, torch.nan)
 
 
 def _inner(a: Tensor, b: Tensor, fisher: Tensor | None, subspace: Tensor | None) -> Tensor:

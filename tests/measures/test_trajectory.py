@@ -121,6 +121,20 @@ def test_stiff_mask():
         stiff_mask(fisher, quantile=50)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.7, 3.0, math.nan]), min_size=1, max_size=12), st.floats(0, 1))
+def test_the_quantile_is_that_of_torch(values, q):
+    fisher = torch.tensor([values, values[::-1], [1.0] * len(values)])
+    threshold = fisher.double().quantile(q, dim=-1, keepdim=True)
+    assert torch.equal(stiff_mask(fisher, quantile=q), (fisher >= threshold) & (fisher > 0))
+
+
+def test_a_quantile_of_more_values_than_torch_quantile_takes():
+    fisher = torch.zeros(2**24 + 1)
+    fisher[::4] = torch.arange(1.0, 2**22 + 2)
+    assert stiff_mask(fisher, quantile=1 - 2**-4).sum() == 2**20 + 1  # the threshold is a value: rank 15 · 2²⁰
+
+
 def grokking_curve(epochs):
     """Falls, rises to a bump at 6000 from a low at 2000, falls to a plateau; as in Fig. 32."""
     x = epochs / 1000
