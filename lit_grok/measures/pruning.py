@@ -36,9 +36,9 @@ def removal_steps(
 ) -> dict[str, Tensor]:
     """Index of the first fraction at which each parameter entry is zero.
 
-    At fraction p the round(p · n) lowest-scoring of the n ranked entries are zeroed. The rounding, half to even, is that
-    of the exact product: a p within 1e-15 of a fraction whose denominator is at most 1000, such as .55 or 1/3,
-    counts as that fraction, so that p = .55 of n = 390 is 214.5, hence 214 and not the 215 of .55 * 390 in floating point.
+    At fraction p the round(p · n) lowest-scoring of the n ranked entries are zeroed. The rounding, half to even, is
+    that of the exact product: a p within 1e-15 of a fraction whose denominator is at most 1000, such as .55 or 1/3,
+    counts as that fraction, so that p = .55 of n = 390 is 214.5, hence 214 and not the 215 of floating point.
     Equal scores go in the order of ``named_parameters`` and, within one tensor, of the row-major index; a
     larger fraction always zeroes what a smaller one does. *Weights* are the parameters of two or more
     dimensions.
