@@ -126,7 +126,7 @@ def grokking_period(epochs: ArrayLike, magnitude: ArrayLike, min_prominence: flo
     an eighth of the curve) has a standard deviation s_w, from the noise of the curve itself and its autocorrelation
     (`lit_grok.measures.noise`). Where a curve falls, its moving mean does, so that of two values of m the later is
     higher only if one of them is off. A bump is therefore a maximum with m − c_w s_w above m + c_w s_w at both of its
-    minima, where c_w = c (1 + 1/w²), c is the normal quantile of 1 − .02 / E, and 1/w² allows for the heavier tails of
+    minima, where c_w = c (1 + 1/w²), c is the normal quantile of 1 − .1 / E, and 1/w² allows for the heavier tails of
     means of few points. It is read off the least smoothed m that shows one, with at least w values of m before it, and
     its start is the last minimum that is within c_w s_w of the lowest. A curve without noise is read as it is.
 
@@ -166,7 +166,7 @@ def grokking_period(epochs: ArrayLike, magnitude: ArrayLike, min_prominence: flo
     if len(values) < SHORTEST_CURVE:
         return np.nan, np.nan
     noise = curve_noise(values)
-    quantile = NormalDist().inv_cdf(1 - 0.02 / len(values))
+    quantile = NormalDist().inv_cdf(1 - 0.1 / len(values))
     for width in _WIDTHS:
         if width > max(1, len(values) // 8):
             break
