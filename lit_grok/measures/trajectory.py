@@ -132,10 +132,11 @@ def grokking_period(epochs: ArrayLike, magnitude: ArrayLike, min_prominence: flo
 
     On constant, exponentially and algebraically falling curves of 100 to 1000 points with normal noise of 1 to 20 %,
     additive or multiplicative, white or AR(1) up to ρ = .9, fewer than 1 % have a bump. Of 500 points with white noise,
-    a bump that rises and falls by five standard deviations is found with a probability of 95 % where it is at least 10
-    points wide (full width at half maximum), on a steep slope 20 to 40. Bumps no longer than the correlation time of
-    the noise, and those of a curve of 100 points, have to be higher. Noise that lasts longer than neighbours show, such
-    as a slow component under a fast one, is underestimated.
+    a bump that rises and falls by five standard deviations is found with a probability of 95 % if it is at least 10
+    points wide (full width at half maximum), on a slope as steep as its own 20 to 40, and with ρ = .5 20. Bumps no
+    longer than the correlation time of the noise, and those of curves of 100 points, have to be higher. Noise that
+    lasts longer than its neighbours show, such as a slow component under a fast one, is underestimated, and so
+    are the largest values of noise with heavy tails.
 
     Args:
         epochs: Where the steps start, shape (E,), increasing.

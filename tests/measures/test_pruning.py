@@ -127,12 +127,13 @@ def test_exactly_the_rounded_number_goes_and_never_comes_back(n, fractions, leve
         assert abs((steps <= k).sum().item() - Fraction(fraction) * n) <= 0.5 + 1e-12
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
 @pytest.mark.parametrize("K", [2, 3, 11, 21, 101, 1001])
-def test_the_number_that_goes_is_the_exact_product_rounded_half_to_even(K):
+def test_the_number_that_goes_is_the_exact_product_rounded_half_to_even(K, precision):
     """In floating point .55 · 390 is just above 214.5."""
-    grid = torch.linspace(0, 1, K, dtype=torch.float64)
+    grid = torch.linspace(0, 1, K, dtype=precision)
     for n in [*range(1, 401, 1 if K < 1000 else 57), 1000, 8190, 98_765]:
-        steps = pruning._steps(torch.zeros(n), grid)
+        steps = removal_steps(nn.Linear(n, 1), grid)["weight"].flatten()
         counts = steps.bincount(minlength=K).cumsum(0)
         assert counts.tolist() == [round(Fraction(k, K - 1) * n) for k in range(K)]
 
