@@ -177,7 +177,7 @@ def _curves(axes: Axes, dataset: xr.Dataset, names: Mapping[str, str]) -> list:
 def _periods(axes: Axes, dataset: xr.Dataset, prefix: str) -> list:
     """Where the accuracies tell of grokking: their plateau, shaded, and between dotted lines what the geometry says.
 
-    The geometry alone finds a bump in the noise of steady learning too.
+    Steady learning can have a bump in its geometry too.
     """
     handles: list = []
     for colour, label, _ in _groups(dataset, "t_train", None):

@@ -1,6 +1,8 @@
 """Magnitude and Fisher pruning: accuracy against the share of parameters set to zero, and compressibility."""
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -34,7 +36,9 @@ def removal_steps(
 ) -> dict[str, Tensor]:
     """Index of the first fraction at which each parameter entry is zero.
 
-    At fraction p the round(p · n) lowest-scoring of the n ranked entries are zeroed (round half to even).
+    At fraction p the round(p · n) lowest-scoring of the n ranked entries are zeroed. The rounding, half to even, is
+    that of the exact product, with the fraction that p stands for if its denominator is at most 1000, such as 11/20 or
+    1/3: .55 of n = 390 is 214.5, hence 214 and not the 215 of floating point.
     Equal scores go in the order of ``named_parameters`` and, within one tensor, of the row-major index; a
     larger fraction always zeroes what a smaller one does. *Weights* are the parameters of two or more
     dimensions.
@@ -278,6 +282,8 @@ def kept_share(
 
 def _ascending(fractions: Tensor | Sequence[float]) -> Tensor:
     grid = torch.as_tensor(fractions, dtype=torch.float64).cpu()
+    if isinstance(fractions, Tensor) and fractions.dtype == torch.float32:
+        grid = grid.new_tensor([float(_meant(p, torch.float32)) for p in grid.flatten().tolist()]).view_as(grid)
     if grid.ndim != 1 or not ((grid >= 0) & (grid <= 1)).all() or (grid.diff() < 0).any():
         raise ValueError("fractions must be one ascending row of numbers between 0 and 1")
     return grid
@@ -285,11 +291,18 @@ def _ascending(fractions: Tensor | Sequence[float]) -> Tensor:
 
 def _steps(scores: Tensor, fractions: Tensor) -> Tensor:
     """Index of the first fraction that removes each of n scored entries, shape (n,)."""
-    counts = (fractions * len(scores)).round().long().to(scores.device)
+    counts = torch.tensor([round(_meant(p) * len(scores)) for p in fractions.tolist()], device=scores.device)
     ranks = torch.arange(len(scores), device=scores.device)
     steps = torch.empty_like(ranks)
     steps[scores.argsort(stable=True)] = torch.searchsorted(counts, ranks, right=True)
     return steps
+
+
+@lru_cache(maxsize=4096)  # a grid is asked for again and again, layer after layer
+def _meant(p: float, precision: torch.dtype = torch.float64) -> Fraction:
+    """The fraction that p stands for: 11/20 for .55, whose double lies 4e-17 above it; p itself where there is none."""
+    simple = Fraction(p).limit_denominator(1000)
+    return simple if abs(simple - Fraction(p)) <= torch.finfo(precision).eps else Fraction(p)
 
 
 def _masked(network: nn.Module, steps: Mapping[str, Tensor], indices: Tensor) -> dict[str, Tensor]:

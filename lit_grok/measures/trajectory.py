@@ -6,10 +6,17 @@ Euclidean. Sums run in float64. A vector of length zero, which a collapsed netwo
 about, has no magnitude and no direction: NaN, never a silent 0.
 """
 
+from math import ceil, floor
+from statistics import NormalDist
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
+
+from lit_grok.measures.noise import SHORTEST_CURVE, curve_noise, mean_scale
+
+_WIDTHS = (1, 3, 5, 7, 9, 13, 17, 25, 33, 49, 65)  # points of the moving means in which a bump is looked for
 
 
 def step_magnitude(step: Tensor, fisher: Tensor | None = None, subspace: Tensor | None = None) -> Tensor:
@@ -102,13 +109,10 @@ def stiff_mask(fisher_final: Tensor, threshold: float = 0.1, quantile: float | N
         return (fisher_final >= threshold) & (fisher_final > 0)
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile={quantile} is not between 0 and 1")
-    thresholds = fisher_final.double().quantile(quantile, dim=-1, keepdim=True)
-    return (fisher_final >= thresholds) & (fisher_final > 0)
+    return (fisher_final >= _quantile(fisher_final, quantile)) & (fisher_final > 0)
 
 
-def grokking_period(
-    epochs: ArrayLike, magnitude: ArrayLike, min_prominence: float = 0.1, min_rise: int = 5
-) -> tuple[float, float]:
+def grokking_period(epochs: ArrayLike, magnitude: ArrayLike, min_prominence: float = 0.01) -> tuple[float, float]:
     """Start and end of grokking: the two main sign changes of the discrete gradient of |s_e| (Appendix G.3).
 
     In grokking |s_e| falls, rises through the plateau (the "bump") and falls again: its gradient goes from −
@@ -118,44 +122,93 @@ def grokking_period(
     larger value (or the end of the curve) on either side. It is taken of |s_e| as it is, and not of its
     logarithm, in which the late fluctuations of tiny steps are the largest.
 
+    A bump has to stand out from the noise. The moving mean m of w = 1, 3, 5, 7, 9, 13, … points of |s_e| (up to 65 and
+    an eighth of the curve) has a standard deviation s_w, from the noise of the curve itself and its autocorrelation
+    (`lit_grok.measures.noise`). Where a curve falls, its moving mean does, so that of two values of m the later is
+    higher only if one of them is off. A bump is therefore a maximum with m − c_w s_w above m + c_w s_w at both of its
+    minima, where c_w = c (1 + 1/w²), c is the normal quantile of 1 − .1 / E, and 1/w² allows for the heavier tails of
+    means of few points. It is read off the least smoothed m that shows one, with at least w values of m before it, and
+    its start is the last minimum that is within c_w s_w of the lowest. A curve without noise is read as it is.
+
+    On constant, exponentially and algebraically falling curves of 100 to 1000 points with normal noise of 1 to 20 %,
+    additive or multiplicative, white or AR(1) up to ρ = .9, fewer than 1 % have a bump. Of 500 points with white noise,
+    a bump that rises and falls by five standard deviations is found with a probability of 95 % if it is at least 10
+    points wide (full width at half maximum), on a slope as steep as its own 20 to 40, and with ρ = .5 20. Bumps no
+    longer than the correlation time of the noise, and those of curves of 100 points, have to be higher. Noise that
+    lasts longer than its neighbours show, such as a slow component under a fast one, is underestimated, and so
+    are the largest values of noise with heavy tails.
+
     Args:
         epochs: Where the steps start, shape (E,), increasing.
         magnitude: |s_e|, shape (E,). NaN and infinite entries are left out.
         min_prominence: Smallest prominence of a bump, as a share of its height.
-        min_rise: Fewest steps from start to end; a shorter rise cannot be told from noise.
 
     Returns:
-        (start, end), each one of ``epochs``; (nan, nan) where there is no bump: nothing is prominent and long
-        enough, or |s_e| rises from the first step on, which is one sign change and not two.
+        (start, end), each one of ``epochs``; (nan, nan) where there is no bump: nothing stands out, |s_e| rises from
+        the first step on, which is one sign change and not two, or the steps are fewer than 10, too few to
+        tell noise.
 
     Raises:
         ValueError: If the two are not one-dimensional and of one length.
 
     Example:
-        >>> magnitude = [22.4, 9.2, 6.6, 6.2, 6.4, 6.8, 7.1, 7.4, 7.6, 7.4, 5.3, 1.9]
-        >>> grokking_period(range(0, 2400, 200), magnitude)
-        (600.0, 1600.0)
+        >>> epochs = np.arange(0, 20_000, 200)
+        >>> bump = 4 * np.exp(-(((epochs - 6000) / 2200) ** 2))
+        >>> grokking_period(epochs, 15 * np.exp(-epochs / 500) + 2 + bump)
+        (2200.0, 6000.0)
+        >>> grokking_period(epochs, 2 + 0.2 * np.random.default_rng(0).standard_normal(100))
+        (nan, nan)
     """
     times, values = np.asarray(epochs, dtype=float), np.asarray(magnitude, dtype=float)
     if times.ndim != 1 or times.shape != values.shape:
         raise ValueError(f"epochs and magnitude are two curves (E,), got {times.shape} and {values.shape}")
     finite = np.isfinite(values)
     times, values = times[finite], values[finite]
-    best = (0.0, np.nan, np.nan)
-    for peak in range(1, len(values) - 1):
-        height = values[peak]
-        if not values[peak - 1] < height or values[peak + 1] > height:
-            continue
-        higher_before = np.flatnonzero(values[:peak] > height)
-        higher_after = np.flatnonzero(values[peak:] > height)
+    if len(values) < SHORTEST_CURVE:
+        return np.nan, np.nan
+    noise = curve_noise(values)
+    quantile = NormalDist().inv_cdf(1 - 0.1 / len(values))
+    for width in _WIDTHS:
+        if width > max(1, len(values) // 8):
+            break
+        mean, scale = (np.convolve(curve, np.full(width, 1 / width), "valid") for curve in (values, noise.scale))
+        band = quantile * (1 + width**-2) * mean_scale(width, noise.correlation) * scale
+        if bump := _main_bump(mean, band, width, min_prominence):
+            start, end = times[np.array(bump) + width // 2]
+            return float(start), float(end)
+    return np.nan, np.nan
+
+
+def _main_bump(mean: np.ndarray, band: np.ndarray, first_base: int, min_prominence: float) -> tuple[int, int] | None:
+    """Start and end of the most prominent maximum that the band around the curve does not explain."""
+    lower, upper = mean - band, mean + band
+    lowest_before, lowest_after = np.minimum.accumulate(upper), np.minimum.accumulate(upper[::-1])[::-1]
+    middle = slice(1, -1)
+    maxima = (mean[middle] > mean[:-2]) & (mean[middle] >= mean[2:])
+    clear = (lower[middle] > lowest_before[:-2]) & (lower[middle] > lowest_after[2:])
+    best, bump = 0.0, None
+    for peak in (np.flatnonzero(maxima & clear) + 1).tolist():
+        higher_before = np.flatnonzero(mean[:peak] > mean[peak])
+        higher_after = np.flatnonzero(mean[peak:] > mean[peak])
         first = higher_before[-1] if len(higher_before) else 0
-        last = peak + higher_after[0] if len(higher_after) else len(values)
-        base = peak - 1 - int(np.argmin(values[first:peak][::-1]))
-        prominence = height - max(values[base], values[peak:last].min())
-        clear = prominence >= min_prominence * height and peak - base >= min_rise
-        if base > 0 and clear and prominence > best[0]:
-            best = (prominence, times[base], times[peak])
-    return float(best[1]), float(best[2])
+        last = peak + higher_after[0] if len(higher_after) else len(mean)
+        base = peak - 1 - int(np.argmin(mean[first:peak][::-1]))
+        foot = peak + int(np.argmin(mean[peak:last]))
+        prominence = mean[peak] - max(mean[base], mean[foot])
+        stands_out = lower[peak] > max(upper[base], upper[foot]) and prominence >= min_prominence * mean[peak]
+        if base >= first_base and stands_out and prominence > best:
+            rise = np.arange(base, peak)
+            low = (mean[rise] <= mean[rise - 1]) & (mean[rise] < mean[rise + 1]) & (mean[rise] <= upper[base])
+            best, bump = prominence, (int(rise[low].max(initial=base)), peak)
+    return bump
+
+
+def _quantile(values: Tensor, q: float) -> Tensor:
+    """Linear quantile along the last dimension, which ``torch.quantile`` refuses above 2²⁴ values, shape (…, 1)."""
+    rank = q * (values.shape[-1] - 1)
+    below, above = (values.kthvalue(k + 1, -1, keepdim=True).values.double() for k in (floor(rank), ceil(rank)))
+    undefined = values.isnan().any(-1, keepdim=True)
+    return below.lerp(above, rank - floor(rank)).masked_fill(undefined, torch.nan)
 
 
 def _inner(a: Tensor, b: Tensor, fisher: Tensor | None, subspace: Tensor | None) -> Tensor:

@@ -1,5 +1,6 @@
 import copy
 import math
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -123,7 +124,18 @@ def test_exactly_the_rounded_number_goes_and_never_comes_back(n, fractions, leve
     network.weight.data = torch.randint(-levels, levels, (1, n)).float()
     steps = removal_steps(network, fractions)["weight"]
     for k, fraction in enumerate(fractions):
-        assert (steps <= k).sum() == round(fraction * n)
+        assert abs((steps <= k).sum().item() - Fraction(fraction) * n) <= 0.5 + 1e-12
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+@pytest.mark.parametrize("K", [2, 3, 11, 21, 101, 1001])
+def test_the_number_that_goes_is_the_exact_product_rounded_half_to_even(K, precision):
+    """In floating point .55 · 390 is just above 214.5."""
+    grid = torch.linspace(0, 1, K, dtype=precision)
+    for n in [*range(1, 401, 1 if K < 1000 else 57), 1000, 8190, 98_765]:
+        steps = removal_steps(nn.Linear(n, 1), grid)["weight"].flatten()
+        counts = steps.bincount(minlength=K).cumsum(0)
+        assert counts.tolist() == [round(Fraction(k, K - 1) * n) for k in range(K)]
 
 
 def test_row_major_order_does_not_depend_on_storage():

@@ -121,6 +121,20 @@ def test_stiff_mask():
         stiff_mask(fisher, quantile=50)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.7, 3.0, math.nan]), min_size=1, max_size=12), st.floats(0, 1))
+def test_the_quantile_is_that_of_torch(values, q):
+    fisher = torch.tensor([values, values[::-1], [1.0] * len(values)])
+    threshold = fisher.double().quantile(q, dim=-1, keepdim=True)
+    assert torch.equal(stiff_mask(fisher, quantile=q), (fisher >= threshold) & (fisher > 0))
+
+
+def test_a_quantile_of_more_values_than_torch_quantile_takes():
+    fisher = torch.zeros(2**24 + 1)
+    fisher[::4] = torch.arange(1.0, 2**22 + 2)
+    assert stiff_mask(fisher, quantile=1 - 2**-4).sum() == 2**20 + 1  # the threshold is a value: rank 15 · 2²⁰
+
+
 def grokking_curve(epochs):
     """Falls, rises to a bump at 6000 from a low at 2000, falls to a plateau; as in Fig. 32."""
     x = epochs / 1000
@@ -191,7 +205,69 @@ def test_no_bump_is_nan(curve):
 
 
 def test_a_flat_top_counts_once():
-    assert grokking_period(range(7), [9, 2, 5, 5, 5, 1, 1], min_rise=1) == (1, 2)
+    curve = np.interp(np.arange(100), [0, 30, 50, 60, 80, 99], [9, 2, 5, 5, 1, 1])
+    assert grokking_period(range(100), curve) == (30, 50)
+
+
+def test_a_start_within_the_first_points():
+    curve = np.interp(np.arange(60), [0, 1, 21, 40, 59], [9, 2, 5, 1, 0.5])
+    assert grokking_period(range(60), curve) == (1, 21)
+
+
+def test_few_steps_tell_no_bump_from_noise():
+    assert np.isnan(grokking_period(range(7), [9, 2, 5, 5, 5, 1, 1])).all()
+
+
+def autoregressive(correlation, curves, length, seed=0):
+    """Rows of unit variance, x_i = ρ x_{i−1} + √(1 − ρ²) ε_i."""
+    noise = np.random.default_rng(seed).standard_normal((curves, length))
+    for i in range(1, length):
+        noise[:, i] = correlation * noise[:, i - 1] + (1 - correlation**2) ** 0.5 * noise[:, i]
+    return noise
+
+
+FALLING = {
+    "constant": lambda t, length: np.ones(length),
+    "exponential": lambda t, length: np.exp(-t / (0.3 * length)),
+    "exponential to a plateau": lambda t, length: 1 + np.exp(-t / (0.1 * length)),
+    "power law": lambda t, length: 1 / (1 + t),
+}
+
+
+@pytest.mark.parametrize("falling", FALLING)
+@pytest.mark.parametrize("correlation", [0, 0.5, 0.9])
+@pytest.mark.parametrize("length", [100, 500, 1000])
+def test_noise_has_no_bump(falling, correlation, length):
+    clean = FALLING[falling](np.arange(length), length)
+    noise = autoregressive(correlation, 100, length)
+    bumps = [
+        np.isfinite(grokking_period(range(length), curve)).any()
+        for sigma in (0.01, 0.2)
+        for curve in (*(clean * (1 + sigma * noise)), *(clean + sigma * noise))
+    ]
+    assert np.mean(bumps) <= 0.01
+
+
+@pytest.mark.parametrize("falling", ["constant", "exponential to a plateau"])
+@pytest.mark.parametrize("sigma", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize("width", [10, 30, 60])
+def test_a_bump_of_five_times_the_noise_is_found_where_it_is(falling, sigma, width):
+    times = np.arange(500)
+    bump = 5 * sigma * np.exp(-4 * math.log(2) * ((times - 300) / width) ** 2)
+    curves = FALLING[falling](times, 500) + bump + sigma * autoregressive(0, 100, 500)
+    start, end = np.transpose([grokking_period(times, curve) for curve in curves])
+    assert np.mean(abs(end - 300) <= width / 2) >= 0.95
+    assert abs(np.nanmedian(start) - (300 - width)) <= max(width / 2, 8)
+
+
+def test_only_the_noise_decides_not_the_scale_of_the_curve():
+    times = np.arange(300)
+    curve = 1 + np.exp(-times / 20) + np.exp(-(((times - 150) / 20) ** 2)) + 0.1 * autoregressive(0, 1, 300)[0]
+    start, end = grokking_period(times, curve)
+    assert 100 <= start < end <= 170
+    for scale in (1e-30, 1e30):
+        assert grokking_period(times, scale * curve) == (start, end)
+    assert grokking_period(10 * times, curve) == (10 * start, 10 * end)
 
 
 def test_curves_of_different_lengths_are_an_error():
