@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lit_grok.kernels.compiled import CompiledSteps
+from lit_grok.kernels.graphs import EpochGraph
 from lit_grok.metrics import ReplicaAccuracy
 from lit_grok.optimizers import ELEMENTWISE, Rowwise
 from lit_grok.replicas import ReplicaStack
@@ -63,8 +64,10 @@ class LitClassifier(L.LightningModule):
         self.interrupted = self.ended = False
         self._optimizer = optimizer
         self._finite = stack.flat.detach().clone()
+        self._graph = EpochGraph()
 
-    _chunk = 2048  # inputs of all replicas evaluated at a time: the activations of much more leave the cache
+    # Inputs of all replicas evaluated at a time: on a CPU the activations of much more leave the cache.
+    _chunk, _cuda_chunk = 2048, 1 << 17
 
     @property
     def chance(self) -> float:
@@ -95,13 +98,24 @@ class LitClassifier(L.LightningModule):
     def train_epoch(self, inputs: Tensor, targets: Tensor, batch_size: int, optimizer: torch.optim.Optimizer) -> bool:
         """Make a step for every batch of inputs (R, N, …) and targets (R, N) without leaving compiled code.
 
-        Each replica is trained by itself, all of them spread over the threads of the stack; the weights, gradients and
-        moments end up as they do with a call of `training_step` and of the optimiser for every batch, to the bit.
+        On a CPU each replica is trained by itself, all of them spread over the threads of the stack, and on a CUDA
+        device an epoch is the replay of a graph; the weights, gradients and moments end up as they do with a call of
+        `training_step` and of the optimiser for every batch, to the bit.
 
         Returns:
             Whether that could be done; if not, nothing has happened.
         """
         flat = self.stack.flat
+        if flat.is_cuda and isinstance(optimizer, Rowwise) and (key := optimizer.constants()) is not None:
+
+            def step(x: Tensor, y: Tensor) -> None:
+                loss = self.training_step((x, y), 0)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+            self._graph.run(step, inputs, targets, batch_size, (flat.data_ptr(), key))
+            return True
         if not (isinstance(optimizer, Rowwise) and optimizer.compiles(flat)):
             return False
         prepared = self._prepared(inputs, targets)
@@ -154,7 +168,7 @@ class LitClassifier(L.LightningModule):
         accuracy = ReplicaAccuracy(len(self.stack)).to(inputs.device)
         dtype = next(self.stack.parameters()).dtype
         losses = torch.zeros(len(self.stack), device=inputs.device, dtype=dtype)
-        size = max(self._chunk // len(self.stack), 1)
+        size = max((self._cuda_chunk if inputs.is_cuda else self._chunk) // len(self.stack), 1)
         for part, labels in zip(inputs.split(size, 1), targets.split(size, 1), strict=True):
             logits = self.stack(part)
             accuracy.update(logits, labels)
@@ -211,6 +225,7 @@ class LitClassifier(L.LightningModule):
         """The optimiser of the stack's parameters, refused where it would mix replicas."""
         decays = [float(replica["weight_decay"]) for replica in self.replicas]
         same = len(set(decays)) == 1
+        self._graph = EpochGraph()  # the one that there may be holds the moments of another optimiser
         return self._optimizer(self.stack.parameters(), weight_decay=decays[0] if same else decays)
 
     def label(self, replica: int) -> str:

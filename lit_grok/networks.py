@@ -214,10 +214,16 @@ class ModularMLP(nn.Module):
             x = _affine(inputs, parameters, names[0])
         else:
             residues(inputs, self.P)
-            columns = torch.arange(0, 2 * self.P * len(inputs), self.P, device=inputs.device)
-            rows = inputs + columns.view(-1, 1, 2)
-            a, b = F.embedding(rows.permute(2, 0, 1), parameters[first].mT.flatten(0, 1)).unbind()
-            x = a + b + parameters[f"{names[0]}.bias"].unsqueeze(1)
+            table = parameters[first].mT
+            if table.is_cuda and table.requires_grad:
+                # As a product: the gradient of a look-up sorts its indices, which takes longer and no graph can hold.
+                x = torch.bmm(self.two_hot(inputs), table)
+            else:
+                columns = torch.arange(0, 2 * self.P * len(inputs), self.P, device=inputs.device)
+                rows = inputs + columns.view(-1, 1, 2)
+                a, b = F.embedding(rows.permute(2, 0, 1), table.flatten(0, 1)).unbind()
+                x = a + b
+            x = x + parameters[f"{names[0]}.bias"].unsqueeze(1)
         for name in names[1:]:
             x = _affine(F.relu(x), parameters, name)
         return x

@@ -29,6 +29,9 @@ class Rowwise(torch.optim.Optimizer):
         decays = [weight_decay] if isinstance(weight_decay, int | float) else list(weight_decay)
         self._decays = torch.tensor(decays if len(set(decays)) > 1 else decays[:1], dtype=torch.float64)
         options["weight_decay"] = decays[0] if len(self._decays) == 1 else 0.0
+        params = list(params)
+        if self._kind != updates.SGD and all(isinstance(p, Tensor) and p.is_cuda for p in params):
+            options = {"fused": True, "capturable": True} | options  # one kernel, which a CUDA graph may hold
         super().__init__(params, **options)
 
     @torch.no_grad()
@@ -57,6 +60,19 @@ class Rowwise(torch.optim.Optimizer):
         known &= not any(group.get(name) for name in ("amsgrad", "differentiable", "capturable"))
         plain = parameter.is_cpu and parameter.dtype is torch.float32 and parameter.is_contiguous()
         return known and plain and not isinstance(group["lr"], Tensor)
+
+    def constants(self) -> str | None:
+        """The hyperparameters, which a CUDA graph of the steps holds; None where it cannot hold the steps."""
+        known = inspect.unwrap(type(self).step) is inspect.unwrap(Rowwise.step)
+        groups = [{name: value for name, value in group.items() if name != "params"} for group in self.param_groups]
+        held = all(group.get("capturable", True) and not isinstance(group["lr"], Tensor) for group in groups)
+        return repr(groups) if known and held else None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state back, whatever the device that it was saved on."""
+        own = [{k: group[k] for k in ("fused", "capturable") if k in group} for group in self.param_groups]
+        groups = [group | mine for group, mine in zip(state_dict["param_groups"], own, strict=False)]
+        super().load_state_dict(state_dict | {"param_groups": groups})
 
     def row_updates(self, parameter: Tensor) -> list[Update]:
         """What moves each row of a parameter for which `compiles` holds; the moments are the optimiser's own memory."""

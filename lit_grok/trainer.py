@@ -63,6 +63,8 @@ class Trainer(L.Trainer):
 
     def __init__(self, **options: Any):
         super().__init__(**options)
+        torch.backends.cudnn.allow_tf32 = False  # convolutions in full single precision, as products are by default
+        torch.backends.cudnn.deterministic = True  # or a resumed run would differ in its last bits
         lightnings = self.fit_loop.epoch_loop
         self.fit_loop.epoch_loop = EpochLoop(self, lightnings.min_steps, lightnings.max_steps)
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from functools import cache, partial
 
 import numpy as np
+import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
@@ -66,6 +67,8 @@ def residues(pairs: Tensor, P: int) -> None:
     Raises:
         IndexError: For a number below 0 or above P − 1.
     """
+    if pairs.is_cuda and torch.cuda.is_current_stream_capturing():
+        return  # nothing is computed yet; the first epoch has looked at all pairs
     if pairs.numel() and not 0 <= int(pairs.min()) <= int(pairs.max()) < P:
         raise IndexError(f"pairs of residues: allowed are 0 to {P - 1}")
 
