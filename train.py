@@ -70,8 +70,7 @@ def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDat
         refuse_too_many(len(replicas), network, analyses, trainer, instantiate(config["datamodule"]))
     datamodule.setup()
     torch.set_flush_denormal(True)  # collapsing networks are full of denormal numbers, which are very slow
-    # Compiled steps spread replicas over the cores; where there are none, PyTorch spreads its operations. The last word
-    # is said here: the sampler's threads, of the same OpenMP, leave a number of their own.
+    # Compiled steps spread replicas over the cores, else PyTorch its operations; the sampler has set the number anew.
     torch.set_num_threads(1 if module.compiled else threads)
     return module, datamodule, trainer
 
@@ -84,21 +83,22 @@ def train(config: dict) -> int:
         from callbacks import AnalysisCallback, CheckpointCallback
         from lit_grok import loggers
         from lit_grok.results import finished, write_config, write_results, write_summary
-        from lit_grok.resume import restoring
+        from lit_grok.resume import refuse_another, restoring
     if resume and not config["dry_run"] and (records := finished(run_dir, config["epochs"])):
         cli.log.info("%s is complete; epochs=… makes it longer\n%s", run_dir, cli.table(records))
         return 0
     with restoring(resume), cli.bad_input(run_dir):
-        replicas = cli.replicas(config)
-        module, datamodule, trainer = build(config, replicas)
+        module, datamodule, trainer = build(config, replicas := cli.replicas(config))
+        if resume:
+            refuse_another(resume, module, trainer)
     if config["dry_run"]:
         trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
         return 0
-    write_config(run_dir, config)
     cli.log_to_file(run_dir)
     labels = [module.label(r) for r in range(len(replicas))]
     make_loggers = instantiate(config["logger"], _partial_=True)
     trainer.loggers = make_loggers(labels=labels, run_dir=run_dir, config=config, replicas=replicas)
+    write_config(run_dir, config)
     cli.log.info("%s, %d replica(s), results in %s", config["task"], len(replicas), run_dir)
     if resume:
         cli.log.info("going on from %s", resume)

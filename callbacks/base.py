@@ -209,8 +209,17 @@ class AnalysisCallback(L.Callback):
         return {"last_epoch": self._last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
-        self._last_epoch = state_dict["last_epoch"]
+        """Take it back.
+
+        Raises:
+            ValueError: Where it is neither an epoch nor None.
+        """
+        last_epoch = state_dict["last_epoch"]
+        if last_epoch is not None and not is_epoch(last_epoch):
+            raise ValueError(
+                f"{type(self).__name__}: last_epoch={last_epoch!r:.40}, which is neither an epoch nor None"
+            )
+        self._last_epoch = last_epoch
 
     @property
     def state_key(self) -> str:
@@ -270,6 +279,11 @@ class AnalysisCallback(L.Callback):
                 self._reported.add(name)
                 labels = "; ".join(module.label(r) for r in where)
                 log.warning("%s, epoch %d: %s is NaN (%s)", type(self).__name__, epoch, name, labels)
+
+
+def is_epoch(value: Any) -> bool:
+    """Whether a value that was read back is a number of completed epochs."""
+    return type(value) is int and value >= 0
 
 
 def save_figures(trainer: L.Trainer, module: Any, draw: Callable[[xr.Dataset, str], Mapping[str, Figure]]) -> None:

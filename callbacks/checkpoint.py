@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import signal
 import threading
 import time
@@ -82,8 +83,15 @@ class CheckpointCallback(Checkpoint):
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
-        self._seconds_before = state_dict["seconds"]
+        """Take it back.
+
+        Raises:
+            ValueError: Where it is not a time.
+        """
+        seconds = state_dict["seconds"]
+        if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
+            raise ValueError(f"CheckpointCallback: seconds={seconds!r:.40}, which is not a time")
+        self._seconds_before = seconds
 
     def _save(self, trainer: L.Trainer, module: Any) -> None:
         run_dir = Path(trainer.default_root_dir)

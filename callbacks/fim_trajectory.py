@@ -15,7 +15,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from callbacks.base import AnalysisCallback, Batch, save_figures
+from callbacks.base import AnalysisCallback, Batch, is_epoch, save_figures
 from lit_grok.cli import UsageError
 from lit_grok.figures import geometry
 from lit_grok.files import ReadError, reading, write
@@ -167,9 +167,19 @@ class FIMTrajectoryCallback(AnalysisCallback):
         return super().state_dict() | {"recent": self._recent}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them back."""
+        """Take them back.
+
+        Raises:
+            ValueError: Where they are not the snapshots of a training with these variants.
+        """
         super().load_state_dict(state_dict)
-        self._recent = state_dict["recent"]
+        recent = state_dict["recent"]
+        for epoch, snapshot in recent.items():
+            if not is_epoch(epoch) or not self._fits(snapshot):
+                raise ValueError(
+                    f"FIMTrajectoryCallback: recent={epoch!r:.40}, which is not a snapshot of this training"
+                )
+        self._recent = dict(recent)
 
     def draw(self, replica: xr.Dataset, title: str) -> Mapping[str, Figure]:
         """One page of the trajectory for each variant."""
@@ -282,6 +292,15 @@ class FIMTrajectoryCallback(AnalysisCallback):
     def _path(self, epoch: int) -> Path:
         return self._directory / f"{epoch:09d}.safetensors"
 
+    def _fits(self, snapshot: Snapshot) -> bool:
+        """Whether names, types and shapes are those of this training; the shape only once that is known."""
+        shapes = {tuple(values.shape) for values in snapshot.values()}
+        return (
+            snapshot.keys() == {"position", *self.variants}
+            and all(values.dtype is torch.float32 for values in snapshot.values())
+            and (shapes == {self._shape} if self._shape != (0, 0) else len(shapes) == 1)
+        )
+
     def _write(self, epoch: int, snapshot: Snapshot) -> None:
         write(self._path(epoch), safetensors.torch.save(snapshot))
 
@@ -293,9 +312,7 @@ class FIMTrajectoryCallback(AnalysisCallback):
         try:
             with reading(path, "a snapshot of this run"):
                 snapshot = safetensors.torch.load_file(path)
-                if {(name, *t.shape, t.dtype) for name, t in snapshot.items()} != {
-                    (name, *self._shape, torch.float32) for name in ("position", *self.variants)
-                }:
+                if not self._fits(snapshot):
                     raise ValueError("other names or shapes")
                 return snapshot
         except FileNotFoundError:

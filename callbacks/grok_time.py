@@ -57,8 +57,15 @@ class GrokTimeCallback(L.Callback):
         return {"announced": self._announced}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
-        self._announced = list(state_dict["announced"])
+        """Take it back.
+
+        Raises:
+            ValueError: Where it is not a list of replicas.
+        """
+        announced = state_dict["announced"]
+        if not isinstance(announced, list) or not all(type(r) is int for r in announced):
+            raise ValueError(f"GrokTimeCallback: announced={announced!r:.40}, which is not a list of replicas")
+        self._announced = list(announced)
 
     def _announce(self, module: Any, r: int, epoch: int) -> None:
         found = self._outcomes(module)[r]

@@ -203,6 +203,11 @@ class _SnapshotUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it refers to {module}.{name}, which a file of snapshots has no use for")
 
 
+def _first_line(error: Exception) -> str:
+    """What a library says, as far as it is one sentence; it may quote the file."""
+    return next(iter(str(error).splitlines()), "")
+
+
 def read_snapshots(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Read the authors' snapshot file.
 
@@ -230,11 +235,11 @@ def read_snapshots(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         spins = np.stack(arrays)
         temperatures = np.array([float(entry[2]) for entry in entries])
     except (pickle.UnpicklingError, EOFError) as error:
-        raise ReadError(f"datamodule.source={path}: not a readable snapshot file ({error})") from None
+        raise ReadError(f"datamodule.source={path}: not a readable snapshot file ({_first_line(error)})") from None
     except Exception as error:
         raise ReadError(
             f"datamodule.source={path}: not the authors' format [description, [[array, phase, temperature], …]] "
-            f"({type(error).__name__}: {error})"
+            f"({type(error).__name__}: {_first_line(error)})"
         ) from None
     if spins.ndim != 3 or spins.shape[1] != spins.shape[2] or not np.isin(spins, (-1, 1)).all():
         raise ReadError(f"datamodule.source={path}: snapshots must be square arrays of spins ±1")

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -266,6 +266,7 @@ def resolved(config: DictConfig) -> Iterator[dict[str, Any]]:
     """
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # for callbacks and networks in a file of the user's own
+    checking: AbstractContextManager[None] = nullcontext()
     check("resume", config.resume, schema.Keys.__annotations__["resume"])
     if config.resume is None:
         written: Any = OmegaConf.to_container(config)
@@ -275,15 +276,18 @@ def resolved(config: DictConfig) -> Iterator[dict[str, Any]]:
         _refuse_contradictions(written, OmegaConf.to_container(defaults))
         schema.check_keys(plain)
     else:
-        from lit_grok.resume import resumed
+        from lit_grok.resume import restoring, resumed
 
         plain = written = resumed(config)
-    replicas(plain)
-    if "wandb" in str(plain["logger"].get("_target_")):
-        with suppress(ImportError):  # before PyTorch: its classes search all modules there are, for 0.5 s afterwards
-            import wandb.sdk.launch  # noqa: F401
-    schema.check_targets(plain, written)
-    _check_accelerator(plain["accelerator"])
+        checking = restoring(plain["resume"])
+    with checking:
+        replicas(plain)
+        if "wandb" in str(plain["logger"].get("_target_")):
+            # Before PyTorch: its classes search all modules there are, for 0.5 s afterwards.
+            with suppress(ImportError):
+                import wandb.sdk.launch  # noqa: F401
+        schema.check_targets(plain, written)
+        _check_accelerator(plain["accelerator"])
     for name in ("lightning.pytorch", "lightning.fabric", "wandb"):  # imported by now, which sets their levels
         logging.getLogger(name).setLevel(logging.ERROR)
     run_dir, temporary = plain["run_dir"], None

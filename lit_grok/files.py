@@ -125,6 +125,7 @@ def check_seal(path: str | Path) -> None:
     Raises:
         ReadError: Where they differ.
     """
-    content = Path(path).read_bytes()
+    with reading(path, "a file"):
+        content = Path(path).read_bytes()
     if seal(content[: -len(seal(b""))]) != content:
         raise ReadError(f"{path}: damaged, or not written by lit_grok (its checksum is not that of its content)")

@@ -143,7 +143,12 @@ class CSVLogger(Logger):
         self._rows: dict[int, dict[str, Any]] = {}
         if path.exists():
             with reading(path, "a table of epochs"), open(path, newline="") as file:
-                for row in csv.DictReader(file, strict=True):
+                table = csv.DictReader(file, strict=True)
+                if "epoch" not in (table.fieldnames or ()):
+                    raise ValueError("it has no column epoch")
+                for row in table:
+                    if None in row or None in row.values():  # more or fewer cells than names
+                        raise ValueError(f"line {table.line_num} has not as many cells as there are columns")
                     self._rows[int(row["epoch"])] = {name: value for name, value in row.items() if value != ""}
 
     @property

@@ -288,10 +288,22 @@ class LitClassifier(L.LightningModule):
         checkpoint["finite"] = self._finite
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the curves and arrays back."""
-        self.recorder.load_state_dict(checkpoint["recorder"])
-        self.diverged = checkpoint["diverged"]
-        self._finite = checkpoint["finite"]
+        """Take the curves and arrays back.
+
+        Raises:
+            ValueError: Where they are not those of these replicas.
+        """
+        recorder, diverged, finite = (checkpoint[name] for name in ("recorder", "diverged", "finite"))
+        if not isinstance(finite, Tensor) or (finite.shape, finite.dtype) != (self._finite.shape, self._finite.dtype):
+            raise ValueError(f"finite: not the weights of {len(self.stack)} such networks")
+        if (
+            not isinstance(diverged, list)
+            or len(diverged) != len(self.stack)
+            or not all(epoch is None or (type(epoch) is int and epoch >= 0) for epoch in diverged)
+        ):
+            raise ValueError(f"diverged: not an epoch or None for each of {len(self.stack)} replicas")
+        self.recorder.load_state_dict(recorder)
+        self.diverged, self._finite = list(diverged), finite
 
 
 class _CompiledLoss(torch.autograd.Function):

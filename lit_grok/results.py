@@ -15,10 +15,11 @@ damaged all the same, or something else, is a `lit_grok.files.ReadError`, which 
 import glob
 import importlib
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import safetensors
@@ -29,14 +30,19 @@ import yaml
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from lit_grok.files import check_archive, check_seal, reading, seal, write
-from lit_grok.measures.grokking import Outcome, outcome
+from lit_grok.files import ReadError, check_archive, check_seal, reading, seal, write
+from lit_grok.measures.grokking import Outcome, Status, outcome
+
+log = logging.getLogger("lit_grok")
 
 CONFIG, RESULTS, WEIGHTS, SUMMARY = "config.yaml", "results.nc", "weights.safetensors", "summary.json"
 CHECKPOINT, PREVIOUS_CHECKPOINT = "checkpoints/last.ckpt", "checkpoints/previous.ckpt"
 
 #: What tells one replica of a run from another; the first two are always there to select by.
 REPLICA_KEYS = ("init_scale", "seed", "weight_decay", "seed_init", "seed_data", "seed_order")
+
+#: The curves of every training, by which it is judged.
+EVALUATION = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "weight_norm")
 
 
 class _Series:
@@ -144,13 +150,15 @@ class Recorder:
                     f"{name}: its dimension {dim} has the length {size}, that of {other} has {there}: "
                     "give it another name"
                 )
+        if labels is not None and (len(labels) != size or np.asarray(labels).dtype.kind not in "biufU"):
+            raise ValueError(f"{name}: the labels of its dimension {dim} are not {size} numbers or texts")
         known = self._coordinates.get(dim)
         if labels is not None and known is not None and np.asarray(labels).tolist() != known:
             raise ValueError(f"{name}: the labels of its dimension {dim} differ from those recorded before")
 
-    def has(self, name: str, epoch: int | None) -> bool:
-        """Whether this variable was recorded at this epoch."""
-        return name in self._series and self._series[name].epochs[-1] == epoch
+    def has(self, name: str, *epoch: int | None) -> bool:
+        """Whether this variable was recorded; at this epoch, last, where one is given."""
+        return name in self._series and (not epoch or self._series[name].epochs[-1] == epoch[0])
 
     def latest(self, name: str) -> np.ndarray:
         """The last recorded values, shape (R, *shape)."""
@@ -189,11 +197,27 @@ class Recorder:
         return {"series": series, "coordinates": self._coordinates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
-        self._coordinates = dict(state["coordinates"])
-        self._series = {
-            name: _Series(s["dims"], s["epochs"], s["values"].numpy()) for name, s in state["series"].items()
-        }
+        """Take over what `state_dict` gave.
+
+        Raises:
+            ValueError: Where that is not a record of these replicas; then everything stays as it was.
+        """
+        taken = Recorder(self.replicas)
+        known = state["coordinates"]
+        for name, s in state["series"].items():
+            dims, epochs, values = s["dims"], s["epochs"], s["values"].numpy()
+            if not all(isinstance(text, str) for text in (name, *dims)):
+                raise ValueError(f"{name}: its name or one of its dimensions {dims} is no text")
+            whole = all(type(epoch) is int and epoch >= 0 for epoch in epochs)
+            if epochs != [None] and not (whole and epochs and epochs == sorted(set(epochs))):
+                raise ValueError(f"{name}: its epochs are not None or whole numbers that increase")
+            if len(values) != len(epochs) or values.dtype.kind != "f":
+                raise ValueError(f"{name}: {len(values)} values of the type {values.dtype} at {len(epochs)} epochs")
+            labels = {dim: known[dim] for dim in dims if dim in known}
+            taken.add(name, values[0], epochs[0], dims, labels)
+            taken._series[name] = _Series(dims, epochs, values)
+        taken.dataset()  # whatever else two names cannot share
+        self._series, self._coordinates = taken._series, taken._coordinates
 
 
 def outcomes(
@@ -249,7 +273,7 @@ def summarise(
     for r, (replica, found) in enumerate(zip(recorder.replicas, judged, strict=True)):
         record = {"task": task, **replica, "status": found.status, "grokked": found.status == "grokked"}
         record |= {"t_train": found.t_train, "t_test": found.t_test, "t_grok": found.t_grok, "epochs": epochs}
-        for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "weight_norm"):
+        for name in EVALUATION:
             _, values = _sound(recorder, name, r, diverged[r])
             record[name] = float(values[-1]) if values.size else None
             if name.endswith("accuracy"):
@@ -474,13 +498,31 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def finished(run_dir: str | Path, epochs: int) -> list[dict[str, Any]]:
     """The summary of a run that has ended after so many epochs, if its results are there; otherwise nothing."""
+    path = Path(run_dir) / SUMMARY
     try:
-        open_run(run_dir)
-        records = json.loads((Path(run_dir) / SUMMARY).read_text())
-        ended = all(record["epochs"] >= epochs or record["status"] == "diverged" for record in records)
-    except Exception:  # no summary, or a damaged one: it is written again at the end
+        replicas = _replicas(_read(Path(run_dir)))
+        with reading(path, f"the summary of {len(replicas)} replicas"):
+            records = json.loads(path.read_text())
+            _check_records(records, replicas)
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except ReadError as error:
+        log.warning("%s: it is written again", error)
+        return []
+    ended = all(record["epochs"] >= epochs or record["status"] == "diverged" for record in records)
     return records if ended else []
+
+
+def _check_records(records: Any, replicas: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse what `summarise` does not give for these replicas."""
+    if [{key: record[key] for key in replicas[0]} for record in records] != list(replicas):
+        raise ValueError("its replicas are others")
+    for record in records:
+        if record["status"] not in get_args(Status):
+            raise ValueError(f"status {record['status']!r:.40}")
+        for name in ("epochs", "t_train", "t_test", "train_accuracy", "test_accuracy", "weight_norm"):
+            if type(record[name]) not in ((int,) if name == "epochs" else (int, float, type(None))):
+                raise ValueError(f"{name} {record[name]!r:.40}")
 
 
 def index_replicas(dataset: xr.Dataset, also: Sequence[str] = ()) -> xr.Dataset:

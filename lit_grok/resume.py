@@ -1,6 +1,8 @@
 """A run that goes on: its files are read back, and none of them is trusted."""
 
+import copy
 import logging
+import math
 import sys
 import sysconfig
 import tempfile
@@ -17,10 +19,19 @@ from hydra.utils import get_object
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from lit_grok.files import ReadError, WriteError, reading
-from lit_grok.results import CHECKPOINT, CONFIG, PREVIOUS_CHECKPOINT, read_checkpoint, read_config
+from lit_grok.modules import LitClassifier
+from lit_grok.results import (
+    CHECKPOINT,
+    CONFIG,
+    EVALUATION,
+    PREVIOUS_CHECKPOINT,
+    Recorder,
+    read_checkpoint,
+    read_config,
+)
 from lit_grok.schema import RESUMABLE, UsageError, check_keys
 
 log = logging.getLogger("lit_grok")
@@ -42,6 +53,10 @@ def resumed(config: DictConfig) -> dict[str, Any]:
         tempfile.TemporaryFile(dir=run_dir).close()
     except OSError as error:
         raise UsageError(f"resume={run_dir}: cannot be written ({error.strerror})") from None
+    try:
+        check_keys(saved)
+    except UsageError as error:
+        raise UsageError(f"{run_dir / CONFIG}: {error}") from None
     given: Any = OmegaConf.to_container(config, resolve=True)
     for override in HydraConfig.get().overrides.task:
         key = override.partition("=")[0]
@@ -136,3 +151,101 @@ def _last_checkpoint(run_dir: Path) -> tuple[Path, int]:
                 raise
             log.warning("%s: going on from the one before, %s", error, paths[-1])
     raise UsageError(f"resume={run_dir}: that run has no checkpoint yet (it has no {CHECKPOINT})")
+
+
+def refuse_another(checkpoint: str, module: LitClassifier, trainer: L.Trainer) -> None:
+    """Compare a checkpoint with the training that is to take it back, before anything of either is touched.
+
+    What it holds must have the kinds and shapes that the state of the fresh training has; the numbers are its own.
+
+    Args:
+        checkpoint: The file.
+        module: The fresh module.
+        trainer: The fresh trainer, with its callbacks.
+
+    Raises:
+        ReadError: Where it is the state of another training; the message says what differs first.
+    """
+    state = read_checkpoint(checkpoint)
+    try:
+        _compare(state, _fresh(module, trainer), more=True)
+        taken = copy.copy(module)
+        taken.recorder = Recorder(module.replicas)
+        taken.on_load_checkpoint(state)
+        done = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        if (last := max(taken.recorder.dataset().epoch.values, default=0)) > done:
+            raise ValueError(f"recorder: epoch {last}, of {done}")
+        if missing := [name for name in EVALUATION if not taken.recorder.has(name)]:
+            raise ValueError(f"recorder: no curve {', '.join(missing)}")
+        for callback in _callbacks(trainer):
+            if callback.state_dict():
+                copy.copy(callback).load_state_dict(state["callbacks"][callback.state_key])
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise ReadError(f"{checkpoint} is the state of another training ({reason})") from error
+
+
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    return trainer.callbacks  # type: ignore[attr-defined]
+
+
+def _fresh(module: LitClassifier, trainer: L.Trainer) -> dict[str, Any]:
+    """A checkpoint of this training before its first step, but with the moments that the optimiser makes in it."""
+    optimizer = module.configure_optimizers()
+    for group in optimizer.param_groups:
+        group["params"] = [torch.zeros_like(parameter) for parameter in group["params"]]  # to be moved in their place
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step(lambda: 0.0)
+    return {
+        "epoch": 0,
+        "global_step": 0,
+        "state_dict": module.state_dict(),
+        "loops": {"fit_loop": trainer.fit_loop.state_dict()},
+        "callbacks": {callback.state_key: {} for callback in _callbacks(trainer) if callback.state_dict()},
+        "optimizer_states": [optimizer.state_dict()],
+    }
+
+
+def _compare(found: Any, fresh: Any, key: str = "", more: bool = False) -> None:
+    """Refuse another kind, shape or number of entries than the fresh state has.
+
+    Args:
+        found: What was read back.
+        fresh: What stands there in a fresh training.
+        key: Where that is.
+        more: Whether there may be entries that the fresh state has not.
+
+    Raises:
+        ValueError: For the first difference.
+    """
+    if isinstance(fresh, Mapping):
+        names = found.keys() if isinstance(found, Mapping) else set()
+        if fresh.keys() - names or (names - fresh.keys() and not more):
+            raise ValueError(f"{key}: {_kind(found)} in place of {_kind(fresh)}".removeprefix(": "))
+        for name, value in fresh.items():
+            inside = f"{key}.{name}" if key else str(name)
+            # What loops, callbacks and optimisers keep on the way is theirs; a count that is none would be called.
+            _compare(found[name], value, inside, (more and name != "fit_loop") or inside.endswith("state_dict"))
+        return
+    if isinstance(fresh, list | tuple) and type(found) is type(fresh) and len(found) == len(fresh):
+        for i, pair in enumerate(zip(found, fresh, strict=True)):
+            _compare(*pair, f"{key}.{i}", more)
+        return
+    if isinstance(fresh, list | tuple) or _kind(found) != _kind(fresh):
+        raise ValueError(f"{key}: {_kind(found)} in place of {_kind(fresh)}")
+    if "_progress." in key and not (type(found) is type(fresh) and found >= 0):
+        raise ValueError(f"{key}: a count of {found}")
+
+
+def _kind(value: Any) -> str:
+    """What is compared of a value: an int where a float could be is a number as well."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(map(str, value))}}}"
+    if isinstance(value, list | tuple):
+        return f"{len(value)} values"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return "a number" if type(value) in (int, float) else type(value).__name__

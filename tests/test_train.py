@@ -291,7 +291,7 @@ def test_a_file_that_is_right(command, experiments):
         ),
         ("", "run/config.yaml: cannot be read as the configuration of a run (it is no mapping"),
         ("- a\n", "run/config.yaml: cannot be read as the configuration of a run (it is no mapping"),
-        ("epochs: 3\n", "task: missing, and no run can do without it"),
+        ("epochs: 3\n", "run/config.yaml: task: missing, and no run can do without it"),
     ],
 )
 def test_a_run_whose_configuration_is_damaged(command, text, message):
