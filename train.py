@@ -43,11 +43,12 @@ def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDat
     analyses = {name: callback for name, callback in callbacks.items() if isinstance(callback, AnalysisCallback)}
     for name, callback in callbacks.items():
         if name in analyses:
+            callback.name = name
             callback.check(network)
         elif not isinstance(callback, Callback):
             given = f"callbacks.{name}={cli.spelled(callback)}"
             raise ValueError(f"{given}: not a Lightning callback; give callbacks.{name}._target_, or ~callbacks.{name}")
-    if not any(isinstance(callback, EvaluationCallback) for callback in callbacks.values()):
+    if not isinstance(callbacks.get("evaluation"), EvaluationCallback):
         raise ValueError("callbacks.evaluation: cannot be left out, what becomes of a run is read off its curves")
     cost = CostCallback(analyses, dry_run=config["dry_run"])
     trainer = instantiate(config["trainer"], callbacks=[*callbacks.values(), cost], logger=False)
@@ -80,9 +81,10 @@ def train(config: dict) -> int:
     run_dir = config["run_dir"]
     resume, config["resume"] = config["resume"], None
     with cli.bad_input(run_dir):
-        from callbacks import AnalysisCallback, CheckpointCallback
+        from callbacks import CheckpointCallback
+        from callbacks.base import save_figures
         from lit_grok import loggers
-        from lit_grok.results import finished, write_config, write_results, write_summary
+        from lit_grok.results import finished, index_replicas, write_config, write_results, write_summary
         from lit_grok.resume import refuse_another, restoring
     if resume and not config["dry_run"] and (records := finished(run_dir, config["epochs"])):
         cli.log.info("%s is complete; epochs=… makes it longer\n%s", run_dir, cli.table(records))
@@ -95,6 +97,7 @@ def train(config: dict) -> int:
         trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
         return 0
     cli.log_to_file(run_dir)
+    module.recorder.attributes[""] = cli.provenance(config)
     labels = [module.label(r) for r in range(len(replicas))]
     make_loggers = instantiate(config["logger"], _partial_=True)
     trainer.loggers = make_loggers(labels=labels, run_dir=run_dir, config=config, replicas=replicas)
@@ -111,7 +114,7 @@ def train(config: dict) -> int:
             module.to(trainer.strategy.root_device)
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 callback.on_train_end(trainer, module)
-        write_results(run_dir, module.recorder.dataset(), module.final_weights())
+        write_results(run_dir, results := module.results(), module.final_weights())
         if module.interrupted:
             epochs = trainer.current_epoch
             cli.log.info("stopped after %d epochs; go on with: python train.py resume=%s", epochs, run_dir)
@@ -123,8 +126,9 @@ def train(config: dict) -> int:
             records = module.summary(config["task"], trainer.current_epoch, seconds)
             write_summary(run_dir, records)
             for callback in callbacks:
-                if isinstance(callback, AnalysisCallback):
+                if hasattr(callback, "clean_up"):
                     callback.clean_up()
+            save_figures(index_replicas(results), callbacks, run_dir, trainer.loggers)
             cli.log.info("%s", cli.table(records))
             exit_code = 0
     finally:

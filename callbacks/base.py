@@ -4,22 +4,22 @@ import io
 import logging
 import math
 import numbers
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import numpy as np
 import xarray as xr
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lit_grok.files import write
 from lit_grok.modules import LitClassifier
-from lit_grok.results import index_replicas
 
 log = logging.getLogger("lit_grok")
 
@@ -35,8 +35,9 @@ class AnalysisCallback(L.Callback):
 
     A subclass says *what*: `measure` takes a network and a batch and returns numbers by name. The base says
     *when*: before the first step (epoch 0), on the cadence, and at the end of the training. Numbers go to the
-    run's results, as curves over (replica, epoch), and to the loggers. What `measure` is given is a copy, and
-    the random-number state is put back afterwards, so that an analysis cannot change the training.
+    run's results, as curves over (replica, epoch) in the branch `name`, and to the loggers. What `measure` is given
+    is a copy on the CPU, where double precision exists whatever the training runs on, and the random-number state is
+    put back afterwards, so that an analysis cannot change the training.
 
     Args:
         every: Measure when the number of completed epochs is a multiple of this; None for the end only.
@@ -45,6 +46,7 @@ class AnalysisCallback(L.Callback):
         split: Which examples `measure` is given, ``test`` or ``train``: all of them.
 
     Attributes:
+        name: The branch of the results: the key of the callback in the configuration.
         seconds: What the fastest measurement so far took.
         total: What all of them took.
         bytes: What the last one has recorded.
@@ -52,9 +54,10 @@ class AnalysisCallback(L.Callback):
     Example:
         >>> class WeightNormCallback(AnalysisCallback):
         ...     def measure(self, network, batch):
-        ...         return {"weight_norm": sum(p.square().sum() for p in network.parameters()).sqrt()}
-        >>> WeightNormCallback(every=10).is_due(20), WeightNormCallback(every=10).is_due(21)
-        (True, False)
+        ...         return {"norm": sum(p.square().sum() for p in network.parameters()).sqrt()}
+        >>> callback = WeightNormCallback(every=10)
+        >>> callback.name, callback.is_due(20), callback.is_due(21)
+        ('weight_norm', True, False)
     """
 
     #: Protocols of `lit_grok.networks` that the network must offer; checked before the training starts.
@@ -63,7 +66,10 @@ class AnalysisCallback(L.Callback):
     #: Whether replicas may be measured in threads: `measure` draws no random numbers and keeps nothing on the side.
     threaded: bool = False
 
-    #: Last parts of the names whose NaN is an answer that needs no warning.
+    #: What the measured numbers are, by name: the ``long_name`` of the results, unless a DataArray brings its own.
+    long_names: ClassVar[Mapping[str, str]] = {}
+
+    #: Names whose NaN is an answer that needs no warning.
     may_be_nan: tuple[str, ...] = ()
 
     def __init__(
@@ -78,6 +84,7 @@ class AnalysisCallback(L.Callback):
         if split not in ("test", "train"):
             raise ValueError(f"{type(self).__name__}.split={split}: unknown; allowed: test, train")
         self.every, self.per_decade, self.split = every, per_decade, split
+        self.name = snake_case(type(self).__name__.removesuffix("Callback"))
         self.seconds, self.total, self.bytes = math.inf, 0.0, 0
         self._last_epoch: int | None = None
         self._reported: set[str] = set()
@@ -90,7 +97,8 @@ class AnalysisCallback(L.Callback):
             batch: Inputs (N, …) and targets (N,), a copy.
 
         Returns:
-            Name to a number, or to an ``xarray.DataArray`` whose dimensions are named.
+            Name to a number, or to an ``xarray.DataArray`` whose dimensions are named and whose attributes may be
+            ``long_name`` and ``units``.
         """
         raise NotImplementedError(f"{type(self).__name__} must say what it measures: define measure(network, batch)")
 
@@ -101,16 +109,21 @@ class AnalysisCallback(L.Callback):
         """
         return {}
 
-    def draw(self, replica: xr.Dataset, title: str) -> Mapping[str, Figure]:
-        """Draw one replica at the end; by default nothing.
+    def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
+        """Draw what was measured, of all replicas at once; by default nothing.
 
         Args:
-            replica: Everything that was measured on it, as ``open_run(…).isel(replica=r)`` gives it.
-            title: What tells the replica from the others.
+            run: Everything that was measured, as ``lit_grok.open_run`` gives it; the callback's own branch is
+                ``run[self.name]``, and is missing where nothing could be measured.
 
         Returns:
-            Name to figure; saved as ``figures/NAME_REPLICA.png`` in the run's directory, and in W&B.
+            Name to figure; saved as ``figures/NAME.png`` and ``.pdf`` in the run's directory, where NAME is that of
+            the branch and, unless it is empty, what is given here: ``pruning_development``. In W&B too.
         """
+        return {}
+
+    def describe(self) -> Mapping[str, str]:
+        """What a reader of the results has to know of this callback's settings: the attributes of its branch."""
         return {}
 
     def clean_up(self) -> None:
@@ -202,7 +215,6 @@ class AnalysisCallback(L.Callback):
         if self._last_epoch != epoch:
             self._measure(trainer, pl_module, epoch)
         self._record(trainer, pl_module, epoch, self.measure_final_replicas, once=True)
-        save_figures(trainer, pl_module, self.draw)
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch of the last measurement."""
@@ -223,8 +235,8 @@ class AnalysisCallback(L.Callback):
 
     @property
     def state_key(self) -> str:
-        """Tells several instances of one class apart by their cadence and data."""
-        return self._generate_state_key(every=self.every, per_decade=self.per_decade, split=self.split)
+        """Tells several instances of one class apart."""
+        return f"{type(self).__qualname__} {self.name}"
 
     def _measure_if_due(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
         if self.is_due(epoch) and self._last_epoch != epoch:
@@ -246,27 +258,39 @@ class AnalysisCallback(L.Callback):
             with isolate_rng():
                 values = measure(module, batch)
             arrays = {name: _without(lost, _array(name, value)) for name, value in values.items()}
+            if arrays and (described := dict(self.describe())):
+                module.recorder.attributes[self.name] = described
             for name, array in arrays.items():
                 dims = [str(dim) for dim in array.dims[1:]]
                 labels = {dim: array[dim].values for dim in dims if dim in array.coords}
-                # A name that is a curve already, such as weight_norm, is measured once more at its last epoch.
-                at = None if once and not module.recorder.has(name, epoch) else epoch
-                module.recorder.add(name, array.values, at, dims, labels)
+                attributes = {"long_name": self.long_names.get(name, "")} | {k: str(v) for k, v in array.attrs.items()}
+                path = f"{self.name}/{name}"
+                # What is a curve already is measured once more at its last epoch.
+                at = None if once and not module.recorder.has(path, epoch) else epoch
+                module.recorder.add(path, array.values, at, dims, labels, attributes)
         except Exception as error:
             error.add_note(f"(raised in {type(self).__name__} at epoch {epoch})")
             raise
         self.bytes = sum(array.nbytes for array in arrays.values())
-        scalars = {name: array.values for name, array in arrays.items() if array.ndim == 1}
-        self._report_nan(module, scalars, epoch)
+        self._report_nan(module, {name: array.values for name, array in arrays.items() if array.ndim == 1}, epoch)
+        self._log(module, arrays, epoch, once)
+
+    def _log(self, module: LitClassifier, arrays: Mapping[str, xr.DataArray], epoch: int, once: bool) -> None:
+        """Numbers, and arrays whose every dimension is labelled with a few words, to the loggers."""
+        scalars: dict[str, np.ndarray] = {}
+        for name, array in arrays.items():
+            measured = labelled_scalars(f"{self.name}/{name}", array)
+            # A number that is NaN is said; of many, those that are not measured yet would be so many empty panels.
+            scalars |= {k: v for k, v in measured.items() if array.ndim == 1 or not np.isnan(v).all()}
         if scalars:
-            module.log_replicas(scalars, epoch)
+            module.log_replicas(scalars, epoch, once)
 
     def _each(self, measure: Callable, module: LitClassifier, *batches: Batch) -> dict[str, xr.DataArray]:
         """Measure one replica after the other, each on its part of every batch, leaving out those that diverged."""
 
         def one(r: int) -> dict[str, xr.DataArray]:
-            own = ((inputs[r].clone(), targets[r].clone()) for inputs, targets in batches)
-            return {name: _array(name, value) for name, value in measure(module.stack.copy(r), *own).items()}
+            own = (tuple(part[r].to("cpu", copy=True) for part in batch) for batch in batches)
+            return {name: _array(name, value) for name, value in measure(module.stack.copy(r).cpu(), *own).items()}
 
         measured = module.stack.each(one, module.sound) if self.threaded else [one(r) for r in module.sound]
         return _join(dict(zip(module.sound, measured, strict=True)), len(module.replicas))
@@ -275,10 +299,10 @@ class AnalysisCallback(L.Callback):
         """NaN can be a right answer (no live neuron, say), but never a silent one."""
         for name, values in scalars.items():
             where = [r for r in np.flatnonzero(np.isnan(values)) if module.diverged[r] is None]
-            if where and name not in self._reported and name.rpartition("/")[2] not in self.may_be_nan:
+            if where and name not in self._reported and name not in self.may_be_nan:
                 self._reported.add(name)
                 labels = "; ".join(module.label(r) for r in where)
-                log.warning("%s, epoch %d: %s is NaN (%s)", type(self).__name__, epoch, name, labels)
+                log.warning("callbacks.%s, epoch %d: %s is NaN (%s)", self.name, epoch, name, labels)
 
 
 def is_epoch(value: Any) -> bool:
@@ -286,23 +310,60 @@ def is_epoch(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
-def save_figures(trainer: L.Trainer, module: Any, draw: Callable[[xr.Dataset, str], Mapping[str, Figure]]) -> None:
-    """Draw every replica, and put the figures into the run's directory and into W&B."""
-    directory = Path(trainer.default_root_dir) / "figures"
-    dataset = index_replicas(module.recorder.dataset())
-    for r in range(len(module.replicas)):
-        name = "a figure"
+def snake_case(name: str) -> str:
+    """The name of a class as one of a variable.
+
+    Example:
+        >>> snake_case("FIMTrajectory"), snake_case("LargestWeight"), snake_case("IPR")
+        ('fim_trajectory', 'largest_weight', 'ipr')
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def labelled_scalars(path: str, array: xr.DataArray) -> dict[str, np.ndarray]:
+    """An array (R, …) whose dimensions are labelled with words as one array (R,) for every combination of labels.
+
+    Example:
+        >>> array = xr.DataArray([[0.4, 0.5]], dims=("replica", "set"), coords={"set": ["a", "b"]})
+        >>> labelled_scalars("ipr/set_ipr", array)
+        {'ipr/set_ipr/a': array([0.4]), 'ipr/set_ipr/b': array([0.5])}
+    """
+    if array.ndim == 1:
+        return {path: array.values}
+    dim = array.dims[1]
+    if dim not in array.coords or array[dim].dtype.kind != "U":
+        return {}
+    parts = [labelled_scalars(f"{path}/{label}", array.isel({dim: i})) for i, label in enumerate(array[dim].values)]
+    return {name: values for part in parts for name, values in part.items()}
+
+
+def save_figures(
+    run: xr.DataTree, callbacks: Iterable[Any], run_dir: str | Path, loggers: Sequence[Logger] = ()
+) -> None:
+    """Draw a run, each figure once for all replicas, as PNG and PDF, and in W&B with the first replica.
+
+    Args:
+        run: What was measured, as ``lit_grok.open_run`` gives it.
+        callbacks: Those with a ``draw(run)`` are asked for their figures.
+        run_dir: The run's directory; the figures go to ``figures/`` in it.
+        loggers: Those of the replicas.
+    """
+    directory = Path(run_dir) / "figures"
+    for callback in callbacks:
+        if not hasattr(callback, "draw"):
+            continue
+        name = callback.name
         try:
-            for name, figure in draw(dataset.isel(replica=r), module.label(r)).items():
-                path = directory / f"{name}_{module.label(r).replace(' ', '_')}.png"
-                picture = io.BytesIO()
-                figure.savefig(picture, dpi=150)
-                write(path, picture.getvalue())
-                logger = trainer.loggers[r] if trainer.loggers else None
-                if isinstance(logger, WandbLogger):
-                    logger.log_image(name, [str(path)])
+            for suffix, figure in callback.draw(run).items():
+                name = f"{callback.name}_{suffix}" if suffix else callback.name
+                for kind in ("pdf", "png"):
+                    picture = io.BytesIO()
+                    figure.savefig(picture, format=kind, dpi=150)
+                    write(directory / f"{name}.{kind}", picture.getvalue())
+                if loggers and isinstance(loggers[0], WandbLogger):
+                    loggers[0].log_image(f"{callback.name}/{suffix or 'figure'}", [str(directory / f"{name}.png")])
         except Exception as error:  # what was measured must not be lost to a picture
-            log.warning("%s: %s was not drawn (%s: %s)", module.label(r), name, type(error).__name__, error)
+            log.warning("figures/%s was not drawn (%s: %s)", name, type(error).__name__, error)
 
 
 def _array(name: str, value: Any) -> xr.DataArray:

@@ -96,7 +96,7 @@ class CheckpointCallback(Checkpoint):
     def _save(self, trainer: L.Trainer, module: Any) -> None:
         run_dir = Path(trainer.default_root_dir)
         trainer.save_checkpoint(run_dir / CHECKPOINT)
-        write_results(run_dir, module.recorder.dataset(), module.final_weights())
+        write_results(run_dir, module.results(), module.final_weights())
         for logger in trainer.loggers:
             logger.save()
 

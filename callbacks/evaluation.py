@@ -1,7 +1,7 @@
 """Loss and accuracy of every replica: the one place where the curves that decide a grokking time are measured."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -18,6 +18,14 @@ class EvaluationCallback(AnalysisCallback):
     Args:
         every: Epochs between evaluations.
     """
+
+    long_names: ClassVar[Mapping[str, str]] = {
+        "train_loss": "train loss",
+        "train_accuracy": "train accuracy",
+        "test_loss": "test loss",
+        "test_accuracy": "test accuracy",
+        "weight_norm": "Euclidean norm of all weights and biases",
+    }
 
     def __init__(self, every: int = 1):
         super().__init__(every=every)
@@ -36,4 +44,4 @@ class EvaluationCallback(AnalysisCallback):
 
     def _measure(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
         super()._measure(trainer, module, epoch)
-        module.mark_diverged(epoch, torch.from_numpy(module.recorder.latest("train_loss")))
+        module.mark_diverged(epoch, torch.from_numpy(module.recorder.latest(f"{self.name}/train_loss")))

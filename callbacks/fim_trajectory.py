@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import lightning as L
 import numpy as np
@@ -15,9 +15,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from callbacks.base import AnalysisCallback, Batch, is_epoch, save_figures
+from callbacks.base import AnalysisCallback, Batch, is_epoch, labelled_scalars
 from lit_grok.cli import UsageError
-from lit_grok.figures import geometry
+from lit_grok.figures.geometry import trajectory
 from lit_grok.files import ReadError, reading, write
 from lit_grok.measures.fisher import Variant, fisher_diagonal
 from lit_grok.measures.inequality import gini
@@ -26,8 +26,9 @@ from lit_grok.modules import LitClassifier
 
 log = logging.getLogger("lit_grok")
 
-#: Where the quantities of each variant are found in the results.
-PREFIX: dict[str, str] = {"classif_logits": "fim", "regression": "fim_regression"}
+#: The quantities of a step, and what their dimensions ``metric`` and ``subspace`` of a step run over.
+STEP = ("step_magnitude", "step_cosine", "origin_cosine")
+METRICS, SUBSPACES = ("fisher", "euclidean"), ("all", "stiff", "sloppy")
 
 Snapshot = dict[str, Tensor]  # "position" and a Fisher diagonal for each variant, all (R, D)
 
@@ -36,24 +37,24 @@ class FIMTrajectoryCallback(AnalysisCallback):
     """Steps of the training between snapshots θ_e, under the diagonal Fisher information F and without it.
 
     Every quantity is recorded at the epoch e of the snapshot where its step s_e starts, as soon as the next snapshot
-    is there, under ``fim/`` (F of the variant ``classif_logits``), ``fim_regression/`` and ``euclidean/`` (F = 1):
+    is there:
 
-    - ``step_magnitude`` |s_e|, ``step_cosine`` cos(s_{e−1}, s_e), ``origin_cosine`` cos(s_e, −θ_e), all under F(θ_e).
+    - ``step_magnitude`` |s_e|, ``step_cosine`` cos(s_{e−1}, s_e), ``origin_cosine`` cos(s_e, −θ_e),
 
-    At the end, under the same names, for F of each variant:
+    with the dimensions ``variant`` (of the Fisher information), ``metric`` (``fisher``: under F(θ_e) of the variant;
+    ``euclidean``: F = 1) and ``subspace``: ``all`` parameters, the ``stiff`` or the ``sloppy`` ones. Which are stiff is
+    fixed by F of the trained network and carried back through the training, so these are put in at the end, as are
 
-    - ``stiff/step_magnitude``, ``stiff/step_cosine``, ``stiff/origin_cosine``, the same with ``sloppy/``, and without F
-      in ``stiff/euclidean_step_magnitude`` and so on: which parameters are stiff is fixed by the trained network
-      and carried back through the training; ``stiff/parameters`` is their number;
-    - ``step_magnitude_gradient``, per epoch, and ``grokking_start``, ``grokking_end``: its two main sign changes (these
-      and ``degenerate_steps``, the number of steps without length, for ``euclidean/`` too);
-    - ``gini`` and ``spectrum`` of the final F, the latter sorted along ``rank``.
+    - ``bump_start``, ``bump_end``: where the bump of the step magnitude begins and ends, and ``degenerate_steps``, the
+      number of steps without length, dimensions ``variant`` and ``metric``;
+    - ``gini`` and ``stiff_parameters``, their number, dimension ``variant``, and ``spectrum``, the final F sorted along
+      ``rank``.
 
     A step of length zero (a collapsed network, an F that vanishes) has no direction: NaN. Since F of the trained
     network is known last, snapshots wait on disk, one file each, ``trajectory/EPOCH.safetensors`` in the
     run's directory: ``position`` and F of each variant, shape (R, D) in the order of ``network.parameters()``. The last
-    two are in the checkpoint as well, so that the curves of a run that is extended after its end have no gap; those
-    under ``stiff/`` and ``sloppy/`` go back to its beginning only where ``keep_trajectory`` has left the others too.
+    two are in the checkpoint as well, so that the curves of a run that is extended after its end have no gap; the stiff
+    and the sloppy ones go back to its beginning only where ``keep_trajectory`` has left the others too.
 
     Args:
         every: Epochs between snapshots.
@@ -65,6 +66,18 @@ class FIMTrajectoryCallback(AnalysisCallback):
         stiff_quantile: If given, the threshold is this quantile of the final F instead.
         keep_trajectory: Leave the snapshots on disk when the run is complete.
     """
+
+    long_names: ClassVar[Mapping[str, str]] = {
+        "step_magnitude": "length of the step",
+        "step_cosine": "cosine of consecutive steps",
+        "origin_cosine": "cosine with the way to the origin",
+        "bump_start": "beginning of the bump of the step length",
+        "bump_end": "end of the bump of the step length",
+        "degenerate_steps": "steps without length",
+        "gini": "Gini coefficient of the final F",
+        "stiff_parameters": "stiff parameters",
+        "spectrum": "Fisher information of the trained network",
+    }
 
     def __init__(
         self,
@@ -92,6 +105,11 @@ class FIMTrajectoryCallback(AnalysisCallback):
         self._interval = every
         self._recent: dict[int, Snapshot] = {}
         self._directory, self._shape = Path(), (0, 0)
+
+    def describe(self) -> Mapping[str, str]:
+        """What makes a parameter stiff."""
+        quantile = self.stiff_quantile
+        return {"stiff": f"F ≥ {self.stiff_threshold:g}" if quantile is None else f"F ≥ its {quantile:g} quantile"}
 
     def is_due(self, epoch: int) -> bool:
         """Whether there is a snapshot after this many epochs."""
@@ -145,10 +163,8 @@ class FIMTrajectoryCallback(AnalysisCallback):
         if len(due) > 1:
             for variant in self.variants:
                 for e, values in self._subspace_steps(due, variant, self._stiff(final[variant])):
-                    _add(pl_module, values, e)
-            for prefix in (*(PREFIX[variant] for variant in self.variants), "euclidean"):
-                self._add_period(pl_module, prefix)
-        save_figures(trainer, pl_module, self.draw)
+                    self._put_in(pl_module, values, e)
+            self._record(trainer, pl_module, epoch, lambda module, batch: self._periods(module), once=True)
 
     def clean_up(self) -> None:
         """Remove the snapshots."""
@@ -181,14 +197,11 @@ class FIMTrajectoryCallback(AnalysisCallback):
                 )
         self._recent = dict(recent)
 
-    def draw(self, replica: xr.Dataset, title: str) -> Mapping[str, Figure]:
-        """One page of the trajectory for each variant."""
-        if "euclidean_step_magnitude_gradient" not in replica:
-            return {}  # the training has ended before the third snapshot
-        return {
-            f"{PREFIX[variant]}_trajectory": geometry.trajectory(replica, title, PREFIX[variant])
-            for variant in self.variants
-        }
+    def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
+        """One page of the trajectory for each variant; none where the training has ended before the third snapshot."""
+        if self.name not in run.children or run[self.name].sizes.get("epoch", 0) < 2:
+            return {}
+        return {variant: trajectory(run, self.name, variant) for variant in self.variants}
 
     def _measure(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
         """Take a snapshot, and measure the step that it completes, at the epoch where that step started."""
@@ -201,12 +214,12 @@ class FIMTrajectoryCallback(AnalysisCallback):
             self._recent = {e: s for e, s in kept.items() if s is not None}
             if here is None:
                 return {}
-            fishers = {PREFIX[variant]: here[variant] for variant in self.variants}
             old = before["position"] if before else None
-            values: dict[str, Tensor] = {}
-            for prefix, fisher in (*fishers.items(), ("euclidean", None)):
-                quantities = _step(old, here["position"], snapshot["position"], fisher)
-                values |= {f"{prefix}/{name}": value for name, value in quantities.items()}
+            values = {name: self._blank(name) for name in STEP}
+            for v, variant in enumerate(self.variants):
+                for m, fisher in enumerate((here[variant], None)):
+                    for name, value in _step(old, here["position"], snapshot["position"], fisher).items():
+                        values[name][:, v, m, 0] = value
             return values
 
         self._record(trainer, module, max(epoch - self._interval, 0), measure, once=False)
@@ -230,61 +243,86 @@ class FIMTrajectoryCallback(AnalysisCallback):
 
     def _final(self, final: Snapshot) -> dict[str, Any]:
         """What is read off the Fisher information of the trained networks."""
-        values: dict[str, Any] = {}
+        values: dict[str, list[Tensor]] = {}
         for variant in self.variants:
-            prefix, fisher = PREFIX[variant], final[variant]
+            fisher = final[variant]
             stiff = self._stiff(fisher)
             if not stiff.any():  # as ever after a short run, so the console is spared it
                 log.debug(
-                    "%s: no parameter of the trained network is stiff (F ≥ %g), so its stiff steps are NaN; "
+                    "%s: no parameter of the trained network is stiff (%s), so its stiff steps are NaN; "
                     "stiff_quantile takes the largest F there are",
-                    prefix,
-                    self.stiff_threshold,
+                    variant,
+                    self.describe()["stiff"],
                 )
-            values[f"{prefix}/gini"] = gini(fisher)
-            values[f"{prefix}/stiff/parameters"] = stiff.sum(1)
-            ranks = np.arange(1, fisher.shape[1] + 1)
-            spectrum = fisher.sort(1).values.numpy()
-            values[f"{prefix}/spectrum"] = xr.DataArray(spectrum, dims=("replica", "rank"), coords={"rank": ranks})
-        return values
+            values.setdefault("gini", []).append(gini(fisher))
+            values.setdefault("stiff_parameters", []).append(stiff.sum(1))
+            values.setdefault("spectrum", []).append(fisher.sort(1).values)
+        ranks = {"rank": np.arange(1, self._shape[1] + 1)}
+        return {
+            name: xr.DataArray(
+                torch.stack(each, 1).numpy(),
+                dims=("replica", "variant", "rank")[: each[0].ndim + 1],
+                coords={"variant": self.variants, **(ranks if each[0].ndim > 1 else {})},
+            )
+            for name, each in values.items()
+        }
 
-    def _subspace_steps(self, due: Sequence[int], variant: str, stiff: Tensor) -> Iterator[tuple[int, dict]]:
+    def _blank(self, name: str) -> xr.DataArray:
+        """An array of NaN for one quantity of a step."""
+        labels: dict[str, list] = {"variant": self.variants, "metric": list(METRICS), "subspace": list(SUBSPACES)}
+        shape = self._shape[0], *(len(each) for each in labels.values())
+        return xr.DataArray(np.full(shape, np.nan), dims=("replica", *labels), coords=labels)
+
+    def _subspace_steps(
+        self, due: Sequence[int], variant: Variant, stiff: Tensor
+    ) -> Iterator[tuple[int, dict[str, xr.DataArray]]]:
         """The epoch and the quantities of each step on the stiff and on the sloppy parameters of all replicas."""
-        subspaces = {"stiff": stiff, "sloppy": ~stiff}
         # Copying the few entries of a subspace out is several times cheaper than masking all of them in every product.
-        indices = {name: [mask.nonzero().squeeze(1) for mask in masks] for name, masks in subspaces.items()}
+        indices = [[mask.nonzero().squeeze(1) for mask in masks] for masks in (stiff, ~stiff)]
+        v = self.variants.index(variant)
         before, here = None, self._read(due[0])
         for epoch, next_epoch in pairwise(due):
             after = self._read(next_epoch)
             if here is not None and after is not None:
-                values: dict[str, list[Tensor]] = {}
-                for name, each in indices.items():
+                values = {name: self._blank(name) for name in STEP}
+                for s, each in enumerate(indices, start=1):
                     for r, index in enumerate(each):
                         old = before["position"][r][index] if before else None
                         positions = old, here["position"][r][index], after["position"][r][index]
-                        for kind, fisher in (("", here[variant][r][index]), ("euclidean_", None)):
-                            for quantity, value in _step(*positions, fisher).items():
-                                values.setdefault(f"{PREFIX[variant]}/{name}/{kind}{quantity}", []).append(value)
-                yield epoch, {name: torch.stack(each) for name, each in values.items()}
+                        for m, fisher in enumerate((here[variant][r][index], None)):
+                            for name, value in _step(*positions, fisher).items():
+                                values[name][r, v, m, s] = value
+                yield epoch, values
             before, here = here, after
 
-    def _add_period(self, module: LitClassifier, prefix: str) -> None:
-        """The gradient of the step magnitude, and the period of grokking that its sign changes delimit."""
-        epochs, magnitudes = module.recorder.curve(f"{prefix}/step_magnitude")
-        periods = np.array([grokking_period(epochs, magnitude) for magnitude in magnitudes.T])
-        sound = np.isin(np.arange(len(module.diverged)), module.sound)
-        values = {
-            "grokking_start": periods[:, 0],
-            "grokking_end": periods[:, 1],
-            "degenerate_steps": np.where(sound, np.isnan(magnitudes).sum(0), np.nan),
+    def _put_in(self, module: LitClassifier, values: Mapping[str, xr.DataArray], epoch: int) -> None:
+        """Add what could not be measured while the training went on to its epoch."""
+        scalars: dict[str, np.ndarray] = {}
+        for name, array in values.items():
+            path = f"{self.name}/{name}"
+            module.recorder.amend(path, array.values, epoch)
+            scalars |= {k: v for k, v in labelled_scalars(path, array).items() if not np.isnan(v).all()}
+        module.log_replicas(scalars, epoch)
+
+    def _periods(self, module: LitClassifier) -> dict[str, xr.DataArray]:
+        """The bump of each curve of the step magnitude, and how many steps have no length."""
+        epochs, magnitudes = module.recorder.curve(f"{self.name}/step_magnitude")
+        curves = magnitudes[..., 0]  # (steps, replicas, variants, metrics)
+        periods = np.apply_along_axis(lambda curve: grokking_period(epochs, curve), 0, curves)
+        degenerate = np.isnan(curves).sum(0).astype(float)
+        degenerate[[r for r in range(len(degenerate)) if r not in module.sound]] = np.nan
+        for r in np.flatnonzero((degenerate > 0).any((1, 2))).tolist():
+            count = int(np.nanmax(degenerate[r]))
+            log.warning(
+                "callbacks.%s, %s: %d of %d steps have no length", self.name, module.label(r), count, len(epochs)
+            )
+        labels = {"variant": self.variants, "metric": list(METRICS)}
+        values = {"bump_start": periods[0], "bump_end": periods[1], "degenerate_steps": degenerate}
+        units = {"bump_start": "epochs", "bump_end": "epochs", "degenerate_steps": ""}
+        return {
+            name: xr.DataArray(v, dims=("replica", *labels), coords=labels, attrs={"units": units[name]})
+            for name, v in values.items()
         }
-        _add(module, {f"{prefix}/{name}": value for name, value in values.items()}, None)
-        for r in np.flatnonzero(values["degenerate_steps"] > 0).tolist():
-            count = values["degenerate_steps"][r]
-            log.warning("%s, %s: %d of %d steps have no length", prefix, module.label(r), count, len(epochs))
-        if len(epochs) > 1:
-            for epoch, gradient in zip(epochs.tolist(), np.gradient(magnitudes, epochs, axis=0), strict=True):
-                _add(module, {f"{prefix}/step_magnitude_gradient": gradient}, epoch)
 
     def _stiff(self, fisher: Tensor) -> Tensor:
         return stiff_mask(fisher, self.stiff_threshold, self.stiff_quantile)
@@ -320,14 +358,6 @@ class FIMTrajectoryCallback(AnalysisCallback):
         except ReadError as error:
             log.warning("%s: its steps are left out", error)
             return None
-
-
-def _add(module: LitClassifier, values: Mapping[str, Any], epoch: int | None) -> None:
-    """Record and log what is computed at the end, where NaN is counted and not announced one name at a time."""
-    arrays = {name: np.asarray(value) for name, value in values.items()}
-    for name, array in arrays.items():
-        module.recorder.add(name, array, epoch)
-    module.log_replicas(arrays, module.trainer.current_epoch if epoch is None else epoch)
 
 
 def _step(before: Tensor | None, here: Tensor, after: Tensor, fisher: Tensor | None) -> dict[str, Tensor]:

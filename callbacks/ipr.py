@@ -1,13 +1,14 @@
 """How localised the weights of each neuron are in the Fourier basis."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 import xarray as xr
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from callbacks.base import AnalysisCallback, Batch
 from lit_grok.figures.fourier import ipr_development, ipr_distribution
@@ -19,22 +20,19 @@ from lit_grok.networks import HasFourierWeights, HasPreactivations
 class IPRCallback(AnalysisCallback):
     """Inverse participation ratio of the Fourier modes of every neuron's weights (arXiv 2502.01739, Eqs. 4 and 7).
 
-    For each set of weights that the network names (``a``, ``b`` and ``output`` in modular addition):
+    For each set of weights that the network names (``a``, ``b`` and ``output`` in modular addition), dimension ``set``:
 
-    - ``ipr/SET``: mean over the live neurons,
-    - ``ipr/SET/dead``: number of dead neurons, whose weights are all zero or lost in the rounding of the largest
-      weight of the set (`lit_grok.measures.weights.negligible`),
-    - ``ipr/mean``: the mean over the sets of their means, the "mean IPR" of every figure,
-    - ``ipr/dead``: the largest number of dead neurons in any set,
+    - ``set_ipr``: mean over the live neurons,
+    - ``dead_neurons``: number of neurons whose weights are all zero or lost in the rounding of the largest weight of
+      the set (`lit_grok.measures.weights.negligible`),
+    - ``mean_ipr``: the mean over the sets of their means, the "mean IPR" of every figure,
 
-    and at the end, with the dimension ``neuron`` (``SET_neuron`` where the sets have different numbers of neurons):
+    and at the end, dimensions ``set`` and ``neuron``, NaN beyond the last neuron of a smaller set:
 
-    - ``ipr/SET/per_neuron``: NaN for a dead neuron,
-    - ``ipr/SET/frequency``: dominant frequency, −1 for a dead neuron,
-    - ``ipr/SET/activation``: mean of relu(pre-activation) over the examples, where the network names its
-      pre-activations and exactly one hidden layer has as many neurons as the set.
-
-    An order other than 2 has its own names, such as ``ipr/r4/mean``, so that several can be measured in one run.
+    - ``neuron_ipr``: NaN for a dead neuron,
+    - ``neuron_frequency``: dominant frequency, −1 for a dead neuron,
+    - ``neuron_activation``: mean of relu(pre-activation) over the examples, where the network names its
+      pre-activations and exactly one hidden layer has as many neurons as the set, else NaN.
 
     Args:
         r: Order of the ratio, positive; 2 is the paper's.
@@ -44,60 +42,60 @@ class IPRCallback(AnalysisCallback):
 
     requires = (HasFourierWeights,)
     threaded = True
+    long_names: ClassVar[Mapping[str, str]] = {
+        "mean_ipr": "mean inverse participation ratio",
+        "set_ipr": "inverse participation ratio, mean over live neurons",
+        "dead_neurons": "dead neurons",
+        "neuron_ipr": "inverse participation ratio",
+        "neuron_frequency": "dominant frequency",
+        "neuron_activation": "mean activation",
+    }
 
     def __init__(self, r: float = 2, every: int | None = None, per_decade: int | None = None):
         super().__init__(every=every, per_decade=per_decade)
         if r <= 0:
             raise ValueError(f"IPRCallback.r={r}: the order is positive")
         self.r = r
-        self._prefix = "ipr" if r == 2 else f"ipr/r{r:g}"
-        self._sets: list[str] = []  # what was measured at the end, to be drawn
+
+    def describe(self) -> Mapping[str, str]:
+        """The order."""
+        return {"r": f"{self.r:g}"}
 
     def measure(self, network: nn.Module, batch: Batch) -> Mapping[str, Any]:
         """Means over live neurons and numbers of dead ones."""
-        means, dead = {}, {}
-        for name, weights in self._weights(network).items():
-            values = inverse_participation_ratio(weights, self.r)
-            means[name], dead[name] = values.nanmean(), values.isnan().sum()
+        ratios = {name: inverse_participation_ratio(w, self.r) for name, w in self._weights(network).items()}
+        means = torch.stack([values.nanmean() for values in ratios.values()])
+        dead = torch.stack([values.isnan().sum() for values in ratios.values()])
+        labels = {"set": list(ratios)}
         return {
-            f"{self._prefix}/mean": torch.stack(list(means.values())).mean(),
-            f"{self._prefix}/dead": max(dead.values()),
-            **{f"{self._prefix}/{name}": value for name, value in means.items()},
-            **{f"{self._prefix}/{name}/dead": value for name, value in dead.items()},
+            "mean_ipr": means.mean(),
+            "set_ipr": xr.DataArray(means, dims=("set",), coords=labels),
+            "dead_neurons": xr.DataArray(dead, dims=("set",), coords=labels),
         }
 
     def measure_final(self, network: nn.Module, batch: Batch) -> Mapping[str, Any]:
         """IPR, dominant frequency and mean activation of every neuron."""
         sets = self._weights(network)
-        self._sets = list(sets)
-        same = len({len(weights) for weights in sets.values()}) == 1
-        arrays: dict[str, Any] = {}
-        for name, weights in sets.items():
-            values = {
-                "per_neuron": inverse_participation_ratio(weights, self.r),
-                "frequency": dominant_frequency(weights),
-            }
-            activation = _mean_activation(network, batch[0], len(weights))
-            if activation is not None:
-                values["activation"] = activation
-            dims = ("neuron" if same else f"{name}_neuron",)
-            arrays |= {f"{self._prefix}/{name}/{key}": xr.DataArray(v.cpu(), dims=dims) for key, v in values.items()}
-        return arrays
+        quantities = {
+            "neuron_ipr": [inverse_participation_ratio(weights, self.r) for weights in sets.values()],
+            "neuron_frequency": [dominant_frequency(weights) for weights in sets.values()],
+            "neuron_activation": [_mean_activation(network, batch[0], len(weights)) for weights in sets.values()],
+        }
+        return {
+            name: xr.DataArray(
+                pad_sequence([v.double() for v in values], batch_first=True, padding_value=torch.nan),
+                dims=("set", "neuron"),
+                coords={"set": list(sets)},
+            )
+            for name, values in quantities.items()
+        }
 
-    def draw(self, replica: xr.Dataset, title: str) -> Mapping[str, Figure]:
+    def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
         """Distribution over the neurons at the end (Fig. 4), and the development of the mean (Fig. 6)."""
-        name = self._prefix.replace("/", "_")
-        figures = {}
-        if any(replica[f"{name}_{key}_per_neuron"].notnull().any() for key in self._sets):
-            figures[f"{name}_distribution"] = ipr_distribution(replica, self._sets, title, prefix=name)
-        if self._sets and "epoch" in replica[f"{name}_mean"].dims:
-            figures[f"{name}_development"] = ipr_development(replica, self._sets, title, prefix=name)
-        return figures
-
-    @property
-    def state_key(self) -> str:
-        """Tells instances of different order apart too."""
-        return self._generate_state_key(r=self.r, every=self.every, per_decade=self.per_decade)
+        return {
+            "distribution": ipr_distribution(run, self.name),
+            "development": ipr_development(run, self.name),
+        }
 
     @staticmethod
     def _weights(network: nn.Module) -> dict[str, Tensor]:
@@ -108,9 +106,8 @@ class IPRCallback(AnalysisCallback):
 
 
 @torch.no_grad()
-def _mean_activation(network: nn.Module, inputs: Tensor, neurons: int) -> Tensor | None:
-    """Mean activation of each neuron of the one hidden layer that has this many; None where it is not one."""
-    if not isinstance(network, HasPreactivations):
-        return None
-    layers = [layer for layer in network.preactivations(inputs).values() if layer.shape[1] == neurons]
-    return F.relu(layers[0]).mean(0) if len(layers) == 1 else None
+def _mean_activation(network: nn.Module, inputs: Tensor, neurons: int) -> Tensor:
+    """Mean activation of each neuron of the one hidden layer that has this many; NaN where it is not one."""
+    layers = network.preactivations(inputs).values() if isinstance(network, HasPreactivations) else ()
+    fitting = [layer for layer in layers if layer.shape[1] == neurons]
+    return F.relu(fitting[0]).mean(0) if len(fitting) == 1 else torch.full((neurons,), torch.nan)

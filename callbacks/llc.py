@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,15 +24,15 @@ log = logging.getLogger("lit_grok")
 class LLCCallback(AnalysisCallback):
     """Local learning coefficient λ̂ (Lau et al. 2024) by Langevin dynamics, all chains of all replicas at once.
 
-    - ``llc/value``: λ̂, NaN where the chains have not settled, which is said with the reason and the remedy;
+    - ``coefficient``: λ̂, NaN where the chains have not settled, which is said with the reason and the remedy;
 
     and whatever became of them (`lit_grok.measures.learning_coefficient.LearningCoefficient` defines them)
 
-    - ``llc/error``: its standard error, and ``llc/effective_samples``, the number of independent draws behind it,
-    - ``llc/drift``: λ̂ from the second half of the steps less that from the first,
-    - ``llc/equipartition`` and ``llc/temperature``: 1 where the chains are in equilibrium,
-    - ``llc/chains``: λ̂ of each chain, and of the last estimate
-    - ``llc/trace``: nβ (L − L(w*)) along each chain, dimensions ``chain`` and ``chain_step``, below 0 in the burn-in.
+    - ``error``: its standard error, and ``effective_samples``, the number of independent draws behind it,
+    - ``drift``: λ̂ from the second half of the steps less that from the first,
+    - ``equipartition`` and ``temperature``: 1 where the chains are in equilibrium,
+    - ``chains``: λ̂ of each chain, and of the last estimate
+    - ``trace``: nβ (L − L(w*)) along each chain, dimensions ``chain`` and ``chain_step``, below 0 in the burn-in.
 
     Every replica's chains are drawn by its own seed.
 
@@ -47,6 +47,17 @@ class LLCCallback(AnalysisCallback):
         localisation: γ, which holds the chains near the trained weights. λ̂ depends on it: compare at equal γ.
         batch_size: Inputs per step of a chain, at most; None for all.
     """
+
+    long_names: ClassVar[Mapping[str, str]] = {
+        "coefficient": "local learning coefficient",
+        "error": "standard error of the local learning coefficient",
+        "effective_samples": "independent draws",
+        "drift": "local learning coefficient, second half less first half of the steps",
+        "equipartition": "equipartition ratio",
+        "temperature": "temperature ratio",
+        "chains": "local learning coefficient of the chain",
+        "trace": "nβ (L − L(w*))",
+    }
 
     def __init__(
         self,
@@ -92,7 +103,7 @@ class LLCCallback(AnalysisCallback):
 
         seeds = [replica["seed"] for replica in module.replicas]
         found = local_learning_coefficient(loss, module.stack.stacked(), *batch, seeds=seeds, **self._sampling)
-        self._reported.add("llc/value")  # that it is NaN is said here, with the reason
+        self._reported.add("coefficient")  # that it is NaN is said here, with the reason
         for r, doubt in enumerate(found.doubts):
             if doubt and module.diverged[r] is None:
                 log.warning(
@@ -104,21 +115,19 @@ class LLCCallback(AnalysisCallback):
             found.trace.float().cpu().numpy(), dims=("replica", "chain", "chain_step"), coords={"chain_step": steps}
         )
         return {
-            "llc/value": found.value.where(believed, math.nan),
-            "llc/error": found.error,
-            "llc/effective_samples": found.effective_samples,
-            "llc/drift": found.drift,
-            "llc/equipartition": found.equipartition,
-            "llc/temperature": found.temperature,
-            "llc/chains": xr.DataArray(found.chains.cpu().numpy(), dims=("replica", "chain")),
+            "coefficient": found.value.where(believed, math.nan),
+            "error": found.error,
+            "effective_samples": found.effective_samples,
+            "drift": found.drift,
+            "equipartition": found.equipartition,
+            "temperature": found.temperature,
+            "chains": xr.DataArray(found.chains.cpu().numpy(), dims=("replica", "chain")),
         }
 
     def measure_final_replicas(self, module: LitClassifier, batch: Batch) -> Mapping[str, Any]:
         """The chains of the last estimate; of every estimate they would be too much to keep."""
-        return {} if self._trace is None else {"llc/trace": self._trace}
+        return {} if self._trace is None else {"trace": self._trace}
 
-    def draw(self, replica: xr.Dataset, title: str) -> Mapping[str, Figure]:
+    def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
         """The chains, to see whether they have settled."""
-        if "llc_trace" not in replica or not replica.llc_trace.notnull().any():
-            return {}
-        return {"llc_chains": chain_traces(replica.llc_trace, title)}
+        return {"chains": chain_traces(run, self.name)}

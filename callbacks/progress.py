@@ -59,6 +59,6 @@ class ProgressCallback(L.Callback):
 
 
 def _range(module: Any, name: str) -> str:
-    values = module.recorder.latest(name)
+    values = module.recorder.latest(f"evaluation/{name}")
     low, high = f"{values.min():.3f}", f"{values.max():.3f}"
     return low if low == high else f"{low}–{high}"

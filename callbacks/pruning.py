@@ -1,7 +1,7 @@
 """How much of a network can be pruned away, and its compressibility."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import xarray as xr
@@ -17,17 +17,17 @@ from lit_grok.modules import LitClassifier
 class PruningCallback(AnalysisCallback):
     """Pruning curves on the test set (arXiv 2502.01739, Section 5, Eq. 5, Appendices E, F.1, F.2).
 
-    - ``pruning/compressibility``: C = 1 / (1 − A),
-    - ``pruning/area``: A, the area under the accuracy as a function of the pruned fraction,
-    - ``pruning/kept_share``: smallest share of weights such that this and every larger one keep 95 % of the unpruned
+    - ``compressibility``: C = 1 / (1 − A),
+    - ``area``: A, the area under the accuracy as a function of the pruned fraction,
+    - ``kept_share``: smallest share of weights such that this and every larger one keep 95 % of the unpruned
       accuracy; NaN until that has left chance,
 
-    on a coarse grid of fractions during the training. At the end the same on a fine one, ``pruning/final_…``, and the
-    curves ``pruning/accuracy`` and ``pruning/loss`` with the dimension ``fraction``.
+    on a coarse grid of fractions during the training. At the end the same on a fine one, ``final_compressibility`` and
+    so on, and the curves ``accuracy`` and ``loss`` with the dimension ``fraction``.
 
-    These are the names of the scheme ``layerwise``; any other puts its own after the first slash, as in
-    ``pruning/global/area``, so that several can be measured in one run. ``single_layer`` prunes each layer in
-    turn and ``fisher``, besides the whole network, does so at the end: ``pruning/single_layer/fc1/area``.
+    The scheme ``single_layer`` prunes each layer in turn and ``fisher``, besides the whole network, does so at the end:
+    ``layer_area`` and so on, with the dimension ``layer``. Several schemes can be measured in one run, each by a
+    callback of its own.
 
     Args:
         scheme: How parameters are ranked; see `lit_grok.measures.pruning.removal_steps`.
@@ -43,6 +43,18 @@ class PruningCallback(AnalysisCallback):
 
     threaded = True
     may_be_nan = ("kept_share", "final_kept_share")
+    long_names: ClassVar[Mapping[str, str]] = {
+        f"{of}{at}{name}": long_name
+        for of in ("", "layer_")
+        for at in ("", "final_")
+        for name, long_name in {
+            "compressibility": "compressibility C",
+            "area": "area under the pruning curve",
+            "kept_share": "share of weights kept for 95 % of the accuracy",
+            "accuracy": "test accuracy of the pruned network",
+            "loss": "test loss of the pruned network",
+        }.items()
+    }
 
     def __init__(
         self,
@@ -69,8 +81,10 @@ class PruningCallback(AnalysisCallback):
                 raise ValueError(f"PruningCallback.{name}={count}: must be at least 2, for 0 and 1")
         self.scheme, self.scores, self.scores_from = scheme, scores, scores_from
         self.fractions, self.training_fractions = fractions, training_fractions
-        self._prefix = "pruning" if scheme == "layerwise" else f"pruning/{scheme}"
-        self._paths: list[str] = []  # what was measured at the end, to be drawn
+
+    def describe(self) -> Mapping[str, str]:
+        """The scheme."""
+        return {"scheme": self.scheme}
 
     def measure(self, network: nn.Module, batch: Batch, scored: Batch | None = None) -> Mapping[str, Any]:
         """Area, compressibility and kept share on the coarse grid.
@@ -80,23 +94,18 @@ class PruningCallback(AnalysisCallback):
             batch: Inputs (N, …) and targets (N,) that the pruned network is evaluated on.
             scored: For ``fisher``, those that the scores are taken from; None for the same.
         """
-        values: dict[str, Any] = {}
-        for path, curve in self._curves(network, batch, scored, self.training_fractions).items():
-            values |= {f"{path}/{name}": value for name, value in _summary(curve, network, batch).items()}
-        return values
+        curves = self._curves(network, batch, scored, self.training_fractions)
+        return _by_layer({layer: _summary(curve, network, batch) for layer, curve in curves.items()})
 
     def measure_final(self, network: nn.Module, batch: Batch, scored: Batch | None = None) -> Mapping[str, Any]:
         """The same on the fine grid, and the curves themselves."""
-        values: dict[str, Any] = {}
-        curves = self._curves(network, batch, scored, self.fractions, at_the_end=True)
-        self._paths = list(curves)
-        for path, curve in curves.items():
-            values |= {f"{path}/final_{name}": value for name, value in _summary(curve, network, batch).items()}
+        values: dict[str | None, dict[str, Any]] = {}
+        for layer, curve in self._curves(network, batch, scored, self.fractions, at_the_end=True).items():
+            values[layer] = {f"final_{name}": value for name, value in _summary(curve, network, batch).items()}
             for name, array in (("accuracy", curve.accuracies), ("loss", curve.losses)):
-                values[f"{path}/{name}"] = xr.DataArray(
-                    array, dims=("fraction",), coords={"fraction": curve.fractions.numpy()}
-                )
-        return values
+                labels = {"fraction": curve.fractions.numpy()}
+                values[layer][name] = xr.DataArray(array, dims=("fraction",), coords=labels)
+        return _by_layer(values)
 
     def measure_replicas(self, module: LitClassifier, batch: Batch) -> Mapping[str, Any]:
         """One replica after the other, with the examples for the scores beside those of the test set."""
@@ -106,23 +115,9 @@ class PruningCallback(AnalysisCallback):
         """Likewise."""
         return self._each(self.measure_final, module, batch, *self._scored(module))
 
-    def draw(self, replica: xr.Dataset, title: str) -> Mapping[str, Figure]:
+    def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
         """Pruning curve at the end (Fig. 5 a, b), and the development of the compressibility (Figs. 6, 7)."""
-        name = self._prefix.replace("/", "_")
-        labels = [self.scheme if path == self._prefix else path.rpartition("/")[2] for path in self._paths]
-        paths = {label: path.replace("/", "_") for label, path in zip(labels, self._paths, strict=True)}
-        figures = {}
-        if any(replica[f"{path}_accuracy"].notnull().any() for path in paths.values()):
-            figures[name] = pruning_curves(replica, paths, title)
-        during = {label: path for label, path in paths.items() if f"{path}_compressibility" in replica}
-        if any("epoch" in replica[f"{path}_compressibility"].dims for path in during.values()):
-            figures[f"{name}_development"] = compressibility_development(replica, during, title)
-        return figures
-
-    @property
-    def state_key(self) -> str:
-        """Tells instances of different schemes apart too."""
-        return self._generate_state_key(scheme=self.scheme, every=self.every, per_decade=self.per_decade)
+        return {"": pruning_curves(run, self.name), "development": compressibility_development(run, self.name)}
 
     def _scored(self, module: LitClassifier) -> list[Batch]:
         """The examples that the scores are taken from, where the scheme has scores."""
@@ -130,8 +125,8 @@ class PruningCallback(AnalysisCallback):
 
     def _curves(
         self, network: nn.Module, batch: Batch, scored: Batch | None, count: int, at_the_end: bool = False
-    ) -> dict[str, PruningCurve]:
-        """The curve of the whole network, and of each layer where the scheme asks for it, by metric path."""
+    ) -> dict[str | None, PruningCurve]:
+        """The curve of the whole network, under None, and of each layer where the scheme asks for it."""
         layers: list[str | None] = [] if self.scheme == "single_layer" else [None]
         if self.scheme == "single_layer" or (self.scheme == "fisher" and at_the_end):
             ranked = [name for name, p in network.named_parameters() if p.ndim >= 2 or self.scheme == "fisher"]
@@ -139,11 +134,19 @@ class PruningCallback(AnalysisCallback):
         fractions = torch.linspace(0, 1, count, dtype=torch.float64)
         scores = None if self.scores is None else self.scores(network, scored or batch)
         return {
-            self._prefix if layer is None else f"{self._prefix}/{layer}": pruning_curve(
-                network, *batch, fractions, self.scheme, layer=layer, scores=scores
-            )
+            layer: pruning_curve(network, *batch, fractions, self.scheme, layer=layer, scores=scores)
             for layer in layers
         }
+
+
+def _by_layer(values: Mapping[str | None, Mapping[str, Any]]) -> dict[str, Any]:
+    """The numbers of the whole network, and those of its layers along the dimension ``layer``."""
+    layers = [layer for layer in values if layer is not None]
+    joined = dict(values.get(None, {}))
+    for name in values[layers[0]] if layers else ():
+        each = [xr.DataArray(values[layer][name]) for layer in layers]
+        joined[f"layer_{name}"] = xr.concat(each, xr.Variable("layer", layers))
+    return joined
 
 
 @torch.no_grad()

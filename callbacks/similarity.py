@@ -1,14 +1,16 @@
 """How similar the replicas are inside: the independent check that they share features."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import xarray as xr
+from matplotlib.figure import Figure
 
 from callbacks.base import AnalysisCallback, Batch
+from lit_grok.figures.similarity import cka_development, cka_matrix
 from lit_grok.measures.similarity import pairwise_linear_cka
 from lit_grok.modules import LitClassifier
 from lit_grok.networks import HasPreactivations
@@ -19,18 +21,25 @@ class SimilarityCallback(AnalysisCallback):
 
     The inputs are the test set of the first replica, the activations relu(pre-activation), before any pooling.
 
-    - ``similarity/LAYER``: mean over the other replicas, for each replica,
-    - ``similarity/cka``: at the end, dimensions ``replica``, ``other`` and ``hidden_layer``.
+    - ``mean_cka``: mean over the other replicas, for each replica, dimension ``layer``,
+    - ``cka``: at the end, dimensions ``replica``, ``other`` and ``layer``.
 
     A replica that diverged is left out. Fewer than two give nothing. The cost grows with the square of the
     number of replicas.
     """
 
     requires = (HasPreactivations,)
+    long_names: ClassVar[Mapping[str, str]] = {
+        "mean_cka": "linear CKA, mean over the other replicas",
+        "cka": "linear CKA",
+    }
 
     def measure_replicas(self, module: LitClassifier, batch: Batch) -> Mapping[str, Any]:
         """Mean CKA of each replica with the others."""
-        return {f"similarity/{layer}": _mean_of_others(cka) for layer, cka in self._cka(module, batch).items()}
+        if not (matrices := self._cka(module, batch)):
+            return {}
+        values = np.stack([_mean_of_others(cka) for cka in matrices.values()], axis=-1)
+        return {"mean_cka": xr.DataArray(values, dims=("replica", "layer"), coords={"layer": list(matrices)})}
 
     def measure_final_replicas(self, module: LitClassifier, batch: Batch) -> Mapping[str, Any]:
         """CKA of every two replicas."""
@@ -40,10 +49,16 @@ class SimilarityCallback(AnalysisCallback):
         labels = [module.label(r) for r in range(len(module.replicas))]
         cka = xr.DataArray(
             np.stack(list(matrices.values()), axis=-1),
-            dims=("replica", "other", "hidden_layer"),
-            coords={"other": labels, "hidden_layer": list(matrices)},
+            dims=("replica", "other", "layer"),
+            coords={"other": labels, "layer": list(matrices)},
         )
-        return {"similarity/cka": cka}
+        return {"cka": cka}
+
+    def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
+        """The matrix of every layer at the end, and the development of the mean; nothing for one replica."""
+        if self.name not in run.children:
+            return {}
+        return {"": cka_matrix(run, self.name), "development": cka_development(run, self.name)}
 
     @staticmethod
     @torch.no_grad()

@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from lit_grok.results import load_network, open_run, open_runs
 
 __all__ = ["load_network", "open_run", "open_runs"]
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

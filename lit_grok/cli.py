@@ -6,11 +6,14 @@ PyTorch, Lightning and the results are imported by what needs them, so that help
 import itertools
 import logging
 import re
+import shlex
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import datetime
+from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -21,6 +24,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
@@ -31,6 +35,9 @@ from lit_grok.files import ReadError, WriteError
 from lit_grok.schema import RESUMABLE, Number, Seed, UsageError, check, meant, no_such, spelled
 
 log = logging.getLogger("lit_grok")
+
+#: When the command was given: what the jobs of one sweep have in common.
+_STARTED = datetime.now()
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 CONFIG_DIR = Path(__file__).parents[1] / "configs"
@@ -291,6 +298,8 @@ def resolved(config: DictConfig) -> Iterator[dict[str, Any]]:
     for name in ("lightning.pytorch", "lightning.fabric", "wandb"):  # imported by now, which sets their levels
         logging.getLogger(name).setLevel(logging.ERROR)
     run_dir, temporary = plain["run_dir"], None
+    if HydraConfig.get().mode is RunMode.MULTIRUN and "group" in plain["logger"]:
+        plain["logger"]["group"] = plain["logger"]["group"] or f"{plain['task']} {_STARTED:%Y-%m-%d_%H-%M-%S}"
     if plain["dry_run"]:
         plain["callbacks"] = {k: v for k, v in plain["callbacks"].items() if k not in ("progress", "grok_time")}
         run_dir = temporary = _dry_run_directory(run_dir)
@@ -402,6 +411,28 @@ class _Console(logging.Handler):
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         tqdm.write(prefix + record.getMessage(), file=sys.stderr if prefix else sys.stdout)
         sys.stdout.flush()
+
+
+def provenance(config: Mapping[str, Any]) -> dict[str, str]:
+    """What the results say of the run: task, a title with the task's own keys, versions, and the command line."""
+    own = [
+        key for key, value in config.items() if key not in schema.Keys.__annotations__ and not isinstance(value, dict)
+    ]
+    packages = ("lit_grok", "torch", "lightning", "numpy", "numba")
+    return {
+        "task": config["task"],
+        "title": ", ".join([config["task"], *(f"{key} = {spelled(config[key])}" for key in own)]),
+        "versions": ", ".join(f"{name} {_version(name)}" for name in packages),
+        "command": shlex.join(["python", *sys.argv]),
+    }
+
+
+def _version(package: str) -> str:
+    if package == "lit_grok":  # imported from its checkout, as a rule, and not installed
+        from lit_grok import __version__
+
+        return __version__
+    return version(package)
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:

@@ -38,10 +38,11 @@ def wandb_loggers(
     replicas: Sequence[Mapping[str, Any]],
     mode: Literal["offline", "online"] = "offline",
     project: str = "lit_grok",
+    group: str | None = None,
     entity: str | None = None,
     tags: Sequence[str] = (),
 ) -> list[Logger]:
-    """One W&B run per replica, in one group named after the run's directory.
+    """One W&B run per replica, in one group.
 
     A resumed run goes on under the same W&B ids. Where the server cannot be reached the training goes on offline, and
     where W&B cannot start at all without it.
@@ -53,6 +54,7 @@ def wandb_loggers(
         replicas: What each replica is.
         mode: ``offline`` or ``online``.
         project: W&B project.
+        group: W&B group of all replicas; the name of the run's directory where none is given.
         entity: W&B account or team.
         tags: W&B tags.
 
@@ -76,7 +78,7 @@ def wandb_loggers(
                 reinit="create_new",
                 id=run_id,
                 resume="allow" if mode == "online" else None,
-                group=run_dir.name,
+                group=group or run_dir.name,
                 name=f"{config['task']} {label}",
                 config={**config, **replica},
                 dir=str(run_dir.resolve()),  # W&B's own process may have started in another folder
@@ -88,6 +90,7 @@ def wandb_loggers(
                     silent=True, console="off", init_timeout=_PATIENCE, finish_timeout=_PATIENCE_AT_THE_END
                 ),
             )
+            run.define_metric("epoch", hidden=True)  # an axis, and no panel
             run.define_metric("*", step_metric="epoch")
             runs.append(run)
     except Exception as error:  # whatever ails W&B must not cost a training run
@@ -96,7 +99,7 @@ def wandb_loggers(
         reason = " ".join(str(error).splitlines()[:1]) or type(error).__name__
         if mode == "online":
             log.warning("W&B cannot be reached, the run goes on offline (wandb sync uploads it later): %s", reason)
-            return wandb_loggers(labels, run_dir, config, replicas, "offline", project, entity, tags)
+            return wandb_loggers(labels, run_dir, config, replicas, "offline", project, group, entity, tags)
         log.warning("W&B could not start, the run goes on without it: %s", reason)
         return []
     write(ids_file, json.dumps(ids))

@@ -8,15 +8,18 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
+import xarray as xr
+from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lit_grok.kernels.compiled import CompiledSteps
 from lit_grok.kernels.graphs import EpochGraph
+from lit_grok.measures.grokking import Outcome
 from lit_grok.metrics import ReplicaAccuracy
 from lit_grok.optimizers import ELEMENTWISE, Rowwise
 from lit_grok.replicas import ReplicaStack
-from lit_grok.results import Recorder, summarise
+from lit_grok.results import EVALUATION, Recorder, outcomes, summarise
 
 log = logging.getLogger("lit_grok")
 
@@ -235,10 +238,30 @@ class LitClassifier(L.LightningModule):
             f"{k}={_short(self.replicas[replica][k])}" for k in dict.fromkeys(["init_scale", "seed", *keys])
         )
 
-    def log_replicas(self, scalars: Mapping[str, np.ndarray], epoch: int) -> None:
-        """Send one value per replica, shape (R,), to the logger of each replica, at this epoch."""
+    def log_replicas(self, scalars: Mapping[str, np.ndarray], epoch: int, once: bool = False) -> None:
+        """Send one value per replica, shape (R,), to the logger of each replica.
+
+        Args:
+            scalars: The values by name.
+            epoch: When they were measured.
+            once: Whether they are measured a single time: a number of the run then, and no curve.
+        """
         for r, logger in enumerate(self.loggers):
-            logger.log_metrics({"epoch": epoch, **{name: float(v[r]) for name, v in scalars.items()}}, step=epoch)
+            values = {name: float(v[r]) for name, v in scalars.items()}
+            if once and isinstance(logger, WandbLogger):
+                logger.experiment.summary.update(values)
+            else:
+                logger.log_metrics({"epoch": epoch, **values}, step=epoch)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """What has become of every replica so far."""
+        return outcomes(self.recorder, chance=self.chance, generalisation=self.generalisation, diverged=self.diverged)
+
+    def results(self) -> xr.DataTree:
+        """Everything measured so far, and what has become of every replica."""
+        judged = all(self.recorder.has(f"evaluation/{name}") for name in EVALUATION)
+        return self.recorder.tree(self.outcomes if judged else None)
 
     def mark_diverged(self, epoch: int, losses: Tensor | None = None) -> None:
         """Note, and say, which replicas have a weight that is not finite, or a loss where those are given.

@@ -3,8 +3,8 @@
 A run's directory holds
 
 - ``config.yaml``: the resolved configuration, every default spelled out,
-- ``results.nc``: one labelled dataset of every curve and array (netCDF),
-- ``weights.safetensors``: the parameters of all replicas, shape (R, …),
+- ``results.nc``: one labelled tree of every curve and array, a branch for each callback (netCDF),
+- ``weights.safetensors``: the parameters of all replicas, shape (R, …), and which replicas these are,
 - ``summary.json``: a record per replica, written when the run has ended,
 - ``checkpoints/``, ``figures/``, ``train.log``.
 
@@ -17,10 +17,12 @@ import importlib
 import json
 import logging
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import netCDF4
 import numpy as np
 import safetensors
 import safetensors.torch
@@ -30,7 +32,7 @@ import yaml
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from lit_grok.files import ReadError, check_archive, check_seal, reading, seal, write
+from lit_grok.files import ReadError, WriteError, check_archive, check_seal, reading, seal, write
 from lit_grok.measures.grokking import Outcome, Status, outcome
 
 log = logging.getLogger("lit_grok")
@@ -41,7 +43,7 @@ CHECKPOINT, PREVIOUS_CHECKPOINT = "checkpoints/last.ckpt", "checkpoints/previous
 #: What tells one replica of a run from another; the first two are always there to select by.
 REPLICA_KEYS = ("init_scale", "seed", "weight_decay", "seed_init", "seed_data", "seed_order")
 
-#: The curves of every training, by which it is judged.
+#: The curves of every training, by which it is judged, in the branch ``evaluation``.
 EVALUATION = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "weight_norm")
 
 
@@ -52,8 +54,15 @@ class _Series:
     from ever reusing the memory of those: 20 MB lost per epoch with nine replicas of modular addition.
     """
 
-    def __init__(self, dims: Sequence[str], epochs: Sequence[int | None], values: np.ndarray):
+    def __init__(
+        self,
+        dims: Sequence[str],
+        epochs: Sequence[int | None],
+        values: np.ndarray,
+        attributes: Mapping[str, str] | None = None,
+    ):
         self.dims, self.epochs = list(dims), list(epochs)
+        self.attributes = {"long_name": "", "units": "", **(attributes or {})}
         self._buffer = np.array(values)
 
     @property
@@ -71,24 +80,30 @@ class _Series:
 
 
 class Recorder:
-    """Curves and arrays of one training run, kept by name and epoch, to be written as one labelled dataset.
+    """Curves and arrays of one training run, kept by name and epoch, to be written as one labelled tree.
+
+    A name is ``BRANCH/VARIABLE``; the branch is that of the callback that measures it.
 
     Args:
         replicas: One mapping per replica, with the keys of `REPLICA_KEYS`.
 
+    Attributes:
+        attributes: What is to be known of the run (under ``""``) and of its branches: texts by name, by branch.
+
     Example:
         >>> recorder = Recorder([{"init_scale": 10.0, "seed": 0}, {"init_scale": 10.0, "seed": 1}])
-        >>> recorder.add("test_accuracy", [0.5, 0.7], epoch=0)
-        >>> recorder.add("test_accuracy", [0.9, 1.0], epoch=10)
-        >>> dataset = index_replicas(recorder.dataset())
-        >>> dataset.test_accuracy.sel(init_scale=10).mean("seed").values.round(2).tolist()
+        >>> recorder.add("evaluation/test_accuracy", [0.5, 0.7], epoch=0)
+        >>> recorder.add("evaluation/test_accuracy", [0.9, 1.0], epoch=10)
+        >>> run = index_replicas(recorder.tree())
+        >>> run.evaluation.test_accuracy.sel(init_scale=10).mean("seed").values.round(2).tolist()
         [0.6, 0.95]
     """
 
     def __init__(self, replicas: Sequence[Mapping[str, Any]]):
         self.replicas = [dict(replica) for replica in replicas]
+        self.attributes: dict[str, dict[str, str]] = {}
         self._series: dict[str, _Series] = {}
-        self._coordinates: dict[str, list] = {}
+        self._coordinates: dict[str, dict[str, list]] = {}
 
     def add(
         self,
@@ -97,38 +112,58 @@ class Recorder:
         epoch: int | None,
         dims: Sequence[str] = (),
         coordinates: Mapping[str, Sequence] | None = None,
+        attributes: Mapping[str, str] | None = None,
     ) -> None:
         """Record one measurement of all replicas.
 
         Args:
-            name: Name of the variable. A slash path such as ``fim/step_cosine`` groups panels in W&B; in the
-                dataset it reads ``fim_step_cosine``.
+            name: ``BRANCH/VARIABLE``, each a Python identifier, so that ``run.BRANCH.VARIABLE`` finds it.
             values: Shape (R, *shape), NaN for a replica that was not measured.
             epoch: Number of completed epochs, or None for something measured once, at the end.
             dims: A name for each dimension of ``shape``.
             coordinates: Labels along those dimensions, where they have any.
+            attributes: ``long_name`` and ``units``.
 
         Raises:
-            ValueError: Where the shape does not fit the replicas, the dims or what was recorded before.
+            ValueError: Where the name cannot be used, or the shape does not fit the replicas, the dims or what was
+                recorded before.
         """
+        branch, _, variable = name.partition("/")
+        if not (branch.isidentifier() and variable.isidentifier()):
+            raise ValueError(
+                f"{name}: a branch and a variable have names of letters, digits and underscores, by which "
+                "results.BRANCH.VARIABLE finds them"
+            )
         array = np.asarray(values, dtype=None if np.asarray(values).dtype.kind == "f" else float)
         if array.shape[:1] != (len(self.replicas),) or array.ndim != 1 + len(dims):
             raise ValueError(
                 f"{name}: shape {array.shape} does not fit {len(self.replicas)} replicas and dimensions {tuple(dims)}"
             )
-        reserved = {"replica", "epoch", *REPLICA_KEYS} & {name, *dims}
+        reserved = {"replica", "epoch", *REPLICA_KEYS} & {branch, variable, *dims}
         if reserved:
             raise ValueError(f"{name}: {', '.join(sorted(reserved))}: taken; choose another name")
         for dim, size in zip(dims, array.shape[1:], strict=True):
-            self._check_dim(name, dim, size, (coordinates or {}).get(dim))
+            self._check_dim(branch, variable, dim, size, (coordinates or {}).get(dim))
         series = self._series.get(name)
         if series is not None:
             self._check_series(name, series, array, epoch, dims)
             series.append(epoch, array)
         else:
-            self._series[name] = _Series(dims, [epoch], array[np.newaxis])
+            self._series[name] = _Series(dims, [epoch], array[np.newaxis], attributes)
         for dim, labels in (coordinates or {}).items():
-            self._coordinates.setdefault(dim, np.asarray(labels).tolist())
+            self._coordinates.setdefault(branch, {}).setdefault(dim, np.asarray(labels).tolist())
+
+    def amend(self, name: str, values: ArrayLike, epoch: int) -> None:
+        """Put in, for an epoch that was recorded before, what could not be measured then.
+
+        Args:
+            name: Name of the variable.
+            values: Shape (R, *shape), NaN where nothing is to change.
+            epoch: One of its epochs.
+        """
+        series = self._series[name]
+        kept, array = series.values[series.epochs.index(epoch)], np.asarray(values)
+        kept[...] = np.where(np.isnan(array), kept, array)
 
     @staticmethod
     def _check_series(name: str, series: _Series, array: np.ndarray, epoch: int | None, dims: Sequence[str]) -> None:
@@ -141,18 +176,23 @@ class Recorder:
                 f"{series.values.shape[2:]} and {tuple(series.dims)} recorded before"
             )
 
-    def _check_dim(self, name: str, dim: str, size: int, labels: Sequence | None) -> None:
-        """One dimension has one size and one set of labels in the whole dataset."""
+    def _check_dim(self, branch: str, variable: str, dim: str, size: int, labels: Sequence | None) -> None:
+        """One dimension has one size and one set of labels in a branch, and no variable of that name beside it."""
+        name = f"{branch}/{variable}"
         for other, series in self._series.items():
+            if not other.startswith(f"{branch}/"):
+                continue
             there = dict(zip(series.dims, series.values.shape[2:], strict=True)).get(dim, size)
             if there != size:
                 raise ValueError(
                     f"{name}: its dimension {dim} has the length {size}, that of {other} has {there}: "
                     "give it another name"
                 )
+        if dim == variable or f"{branch}/{dim}" in self._series:
+            raise ValueError(f"{name}: {dim} is the name of a variable too: give the dimension another")
         if labels is not None and (len(labels) != size or np.asarray(labels).dtype.kind not in "biufU"):
             raise ValueError(f"{name}: the labels of its dimension {dim} are not {size} numbers or texts")
-        known = self._coordinates.get(dim)
+        known = self._coordinates.get(branch, {}).get(dim)
         if labels is not None and known is not None and np.asarray(labels).tolist() != known:
             raise ValueError(f"{name}: the labels of its dimension {dim} differ from those recorded before")
 
@@ -168,30 +208,66 @@ class Recorder:
         """Epochs (n,) and values (n, R, *shape) of one variable."""
         return np.array(self._series[name].epochs), self._series[name].values.copy()
 
-    def dataset(self) -> xr.Dataset:
-        """Everything as one dataset: curves over (replica, epoch, …), NaN where not measured at an epoch."""
-        epochs = sorted({e for s in self._series.values() for e in s.epochs if e is not None})
-        variables = {}
-        for path, series in self._series.items():
-            name = path.replace("/", "_")
+    @property
+    def last_epoch(self) -> int:
+        """The last epoch that anything was recorded at; 0 before that."""
+        return max((e for s in self._series.values() for e in s.epochs if e is not None), default=0)
+
+    def tree(self, outcomes: Sequence[Outcome] | None = None) -> xr.DataTree:
+        """Everything as one tree: the replicas at its root, and a branch with an epoch axis of its own per callback.
+
+        Args:
+            outcomes: What became of every replica: ``status``, ``t_train``, ``t_test`` and ``t_grok`` at the root.
+
+        Returns:
+            The tree. Curves have the dimensions (replica, epoch, …), NaN at an epoch of their branch at which they
+            were not measured.
+        """
+        branches = {name.partition("/")[0] for name in self._series}
+        root = xr.Dataset(
+            coords={
+                key: ("replica", np.array([replica[key] for replica in self.replicas]), _REPLICA_ATTRIBUTES.get(key))
+                for key in self.replicas[0]
+            },
+            attrs=self.attributes.get(""),
+        )
+        if outcomes is not None:
+            root["status"] = ("replica", [str(found.status) for found in outcomes], {"long_name": "status"})
+            for name, long_name in _TIMES.items():
+                times = [np.nan if (t := getattr(found, name)) is None else t for found in outcomes]
+                root[name] = ("replica", np.array(times, float), {"long_name": long_name, "units": "epochs"})
+        return xr.DataTree.from_dict({"/": root, **{branch: self._branch(branch) for branch in sorted(branches)}})
+
+    def _branch(self, branch: str) -> xr.Dataset:
+        members = {name.partition("/")[2]: s for name, s in self._series.items() if name.startswith(f"{branch}/")}
+        epochs = sorted({e for s in members.values() for e in s.epochs if e is not None})
+        variables: dict[str, Any] = {}
+        for name, series in members.items():
+            attributes = {**series.attributes, "long_name": series.attributes["long_name"] or name.replace("_", " ")}
             if series.epochs == [None]:
-                variables[name] = (("replica", *series.dims), series.values[0].copy())
+                variables[name] = (("replica", *series.dims), series.values[0].copy(), attributes)
                 continue
             values = series.values.swapaxes(0, 1)
             filled = np.full((values.shape[0], len(epochs), *values.shape[2:]), np.nan, values.dtype)
             filled[:, np.searchsorted(epochs, np.array(series.epochs))] = values
-            variables[name] = (("replica", "epoch", *series.dims), filled)
-        coordinates: dict[str, Any] = {"epoch": ("epoch", np.array(epochs, dtype=np.int64))}
-        for key in self.replicas[0]:
-            coordinates[key] = ("replica", np.array([replica[key] for replica in self.replicas]))
-        used = {dim for series in self._series.values() for dim in series.dims}
-        coordinates |= {dim: labels for dim, labels in self._coordinates.items() if dim in used}
-        return xr.Dataset(variables, coordinates)
+            variables[name] = (("replica", "epoch", *series.dims), filled, attributes)
+        used = {dim for series in members.values() for dim in series.dims}
+        coordinates: dict[str, Any] = {
+            dim: labels for dim, labels in self._coordinates.get(branch, {}).items() if dim in used
+        }
+        if epochs:
+            coordinates["epoch"] = ("epoch", np.array(epochs, dtype=np.int64), {"long_name": "epoch", "units": ""})
+        return xr.Dataset(variables, coordinates, self.attributes.get(branch))
 
     def state_dict(self) -> dict[str, Any]:
         """All recorded values as tensors and plain containers."""
         series = {
-            name: {"dims": s.dims, "epochs": s.epochs, "values": torch.from_numpy(s.values.copy())}
+            name: {
+                "dims": s.dims,
+                "epochs": s.epochs,
+                "values": torch.from_numpy(s.values.copy()),
+                "attributes": s.attributes,
+            }
             for name, s in self._series.items()
         }
         return {"series": series, "coordinates": self._coordinates}
@@ -205,19 +281,32 @@ class Recorder:
         taken = Recorder(self.replicas)
         known = state["coordinates"]
         for name, s in state["series"].items():
-            dims, epochs, values = s["dims"], s["epochs"], s["values"].numpy()
-            if not all(isinstance(text, str) for text in (name, *dims)):
-                raise ValueError(f"{name}: its name or one of its dimensions {dims} is no text")
+            dims, epochs, values, attributes = s["dims"], s["epochs"], s["values"].numpy(), dict(s["attributes"])
+            if not all(isinstance(text, str) for text in (name, *dims, *attributes, *attributes.values())):
+                raise ValueError(f"{name}: its name, one of its dimensions {dims} or attributes is no text")
             whole = all(type(epoch) is int and epoch >= 0 for epoch in epochs)
             if epochs != [None] and not (whole and epochs and epochs == sorted(set(epochs))):
                 raise ValueError(f"{name}: its epochs are not None or whole numbers that increase")
             if len(values) != len(epochs) or values.dtype.kind != "f":
                 raise ValueError(f"{name}: {len(values)} values of the type {values.dtype} at {len(epochs)} epochs")
-            labels = {dim: known[dim] for dim in dims if dim in known}
+            there = known.get(name.partition("/")[0], {})
+            labels = {dim: there[dim] for dim in dims if dim in there}
             taken.add(name, values[0], epochs[0], dims, labels)
-            taken._series[name] = _Series(dims, epochs, values)
-        taken.dataset()  # whatever else two names cannot share
+            taken._series[name] = _Series(dims, epochs, values, attributes)
+        taken.tree()  # whatever else two names cannot share
         self._series, self._coordinates = taken._series, taken._coordinates
+
+
+_TIMES = {
+    "t_train": "train accuracy within 5 % of its maximum",
+    "t_test": "test accuracy within 5 % of its maximum",
+    "t_grok": "t_test − t_train",
+}
+
+_REPLICA_ATTRIBUTES = {
+    "init_scale": {"long_name": "scale of the initial weights", "units": ""},
+    "weight_decay": {"long_name": "weight decay", "units": ""},
+}
 
 
 def outcomes(
@@ -285,17 +374,35 @@ def summarise(
 
 def _sound(recorder: Recorder, name: str, replica: int, diverged: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Epochs (n,) and values (n,) of one curve of one replica, up to its divergence."""
-    epochs, values = recorder.curve(name)
+    epochs, values = recorder.curve(f"evaluation/{name}")
     sound = slice(None) if diverged is None else epochs < diverged
     return epochs[sound], values[sound, replica]
 
 
-def write_results(run_dir: str | Path, dataset: xr.Dataset, stacked: Mapping[str, Tensor]) -> None:
-    """Write the dataset and the parameters of all replicas, each file as a whole."""
-    compression = {name: {"zlib": True, "complevel": 1} for name in dataset.data_vars}
-    write(Path(run_dir) / RESULTS, seal(bytes(dataset.to_netcdf(engine="h5netcdf", encoding=compression))))
+def write_results(run_dir: str | Path, tree: xr.DataTree, stacked: Mapping[str, Tensor]) -> None:
+    """Write the tree and the parameters of all replicas, each file as a whole.
+
+    Raises:
+        lit_grok.files.WriteError: Where that cannot be done.
+    """
+    path = Path(run_dir) / RESULTS
+    compression = {
+        node.path: {
+            str(name): {"zlib": True, "complevel": 1}
+            for name in node.data_vars
+            if node.data_vars[name].dtype.kind == "f"
+        }
+        for node in tree.subtree
+    }
+    try:
+        with tempfile.TemporaryDirectory() as folder:  # the library writes to files, and what is written has a seal
+            tree.to_netcdf(Path(folder) / RESULTS, engine="netcdf4", encoding=compression)
+            content = (Path(folder) / RESULTS).read_bytes()
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written ({error.strerror})") from error
+    write(path, seal(content))
     weights = {name: values.detach().cpu().contiguous() for name, values in stacked.items()}
-    write(Path(run_dir) / WEIGHTS, safetensors.torch.save(weights))
+    write(Path(run_dir) / WEIGHTS, safetensors.torch.save(weights, {"replicas": json.dumps(_replicas(tree))}))
 
 
 def write_config(run_dir: str | Path, config: Mapping[str, Any]) -> None:
@@ -310,51 +417,87 @@ def write_summary(run_dir: str | Path, records: Sequence[Mapping[str, Any]]) -> 
     write(Path(run_dir) / SUMMARY, json.dumps(clean, indent=2, allow_nan=False) + "\n")
 
 
-def open_run(run_dir: str | Path) -> xr.Dataset:
-    """Every curve and array of one run, labelled.
+def open_run(run_dir: str | Path, *branches: str) -> xr.DataTree:
+    """Every curve and array of one run, labelled: a tree with a branch for each callback.
 
-    Curves have the dimensions (replica, epoch); replicas are selected by ``init_scale`` and ``seed``, and by
-    ``weight_decay`` or a seed stream where those differ. A run that is still going on can be opened too.
+    The root has the replicas and what became of each: ``status``, ``t_train``, ``t_test``, ``t_grok``. A branch is
+    named by the callback's key in the configuration and has an epoch axis of its own; its curves have the dimensions
+    (replica, epoch, …). Replicas are selected by ``init_scale`` and ``seed``, and by ``weight_decay`` or a seed stream
+    where those differ. A run that is still going on can be opened too.
 
     Args:
         run_dir: The run's directory.
+        branches: Which branches to read; all of them where none is named.
 
     Returns:
-        The dataset; its attributes hold the task and the run's directory.
+        The tree; the attributes of its root hold the task, versions, the command line and the run's directory.
 
     Raises:
         FileNotFoundError: Where there is no run.
+        KeyError: Where the run has no such branch; the message lists those there are.
         lit_grok.files.ReadError: Where its results are damaged.
 
     Example:
-        ``open_run("runs/ising/…").train_accuracy.sel(init_scale=10).mean("seed")``
+        ``open_run("runs/ising/…").evaluation.train_accuracy.sel(init_scale=10).mean("seed")``
     """
-    return index_replicas(_read(Path(run_dir)))
+    tree, there = _read(Path(run_dir), branches)
+    if unknown := [branch for branch in branches if branch not in there]:
+        raise KeyError(f"{run_dir} has no branch {', '.join(unknown)}; there are: {', '.join(there)}")
+    return index_replicas(tree)
 
 
-def open_runs(pattern: str | Path) -> xr.Dataset:
-    """The runs whose directories match a pattern, as one dataset along ``replica``.
+def open_runs(pattern: str | Path, *branches: str) -> xr.DataTree:
+    """The runs whose directories match a pattern, as one tree along ``replica``.
 
     Whatever else differs between their configurations (``batch_size``, ``datamodule.shuffle``, …) becomes a
     coordinate to select by. Curves measured at different epochs are aligned, NaN where there is no value.
 
     Args:
         pattern: A glob pattern such as ``runs/mod_add/*``.
+        branches: Which branches to read; all of them where none is named.
 
     Returns:
-        The dataset, with the coordinate ``run_dir`` telling where each replica comes from.
+        The tree, with the coordinate ``run_dir`` telling where each replica comes from.
 
     Raises:
         FileNotFoundError: Where no run matches.
+        KeyError: Where no run has such a branch.
         lit_grok.files.ReadError: Where the files of one are damaged.
 
     Example:
-        ``open_runs("runs/mod_add/*").test_accuracy.isel(epoch=-1).groupby("init_scale").mean()``
+        ``open_runs("runs/mod_add/*").evaluation.test_accuracy.isel(epoch=-1).groupby("init_scale").mean()``
     """
     directories = sorted(Path(p) for p in glob.glob(str(pattern)) if (Path(p) / RESULTS).exists())
     if not directories:
         raise FileNotFoundError(f"{pattern}: no run directory matches (one that holds {RESULTS})")
     configs = [_flatten(read_config(directory)) for directory in directories]
+    varying = _varying(configs)
+    parts: dict[str, list[xr.Dataset]] = {}
+    there: set[str] = set()
+    first = 0
+    for directory, config in zip(directories, configs, strict=True):
+        tree, own = _read(directory, branches)
+        there |= set(own)
+        size = tree.sizes["replica"]
+        labels = {key: [config.get(key)] * size for key in varying} | {"run_dir": [str(directory)] * size}
+        root = tree.to_dataset(inherit=False)
+        parts.setdefault("/", []).append(root.assign_coords({k: ("replica", v) for k, v in labels.items()}))
+        for name, branch in tree.children.items():
+            numbered = branch.to_dataset(inherit=False).assign_coords(replica=np.arange(first, first + size))
+            parts.setdefault(name, []).append(numbered)
+        first += size
+    if unknown := [branch for branch in branches if branch not in there]:
+        raise KeyError(f"no run has a branch {', '.join(unknown)}; there are: {', '.join(sorted(there))}")
+    options: Any = {"dim": "replica", "join": "outer", "combine_attrs": "drop_conflicts"}
+    merged = {name: xr.concat(several, **options) for name, several in parts.items()}
+    for name, branch in merged.items():
+        if name != "/":  # a run that lacks it has NaN there
+            merged[name] = branch.reindex(replica=np.arange(first)).drop_vars("replica")
+    return index_replicas(xr.DataTree.from_dict(merged), also=varying)
+
+
+def _varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys in which configurations differ, but for those that say of a replica what it is."""
     skipped = {
         *REPLICA_KEYS,
         "run_dir",
@@ -370,14 +513,7 @@ def open_runs(pattern: str | Path) -> xr.Dataset:
         known = list(zip(*(columns[other] for other in varying), strict=True)) or [()] * len(configs)
         if len(set(zip(known, column, strict=True))) > len(set(known)):
             varying.append(key)
-    parts = []
-    for directory, config in zip(directories, configs, strict=True):
-        part = _read(directory)
-        labels = {key: [config.get(key)] * part.sizes["replica"] for key in varying}
-        labels["run_dir"] = [str(directory)] * part.sizes["replica"]
-        parts.append(part.assign_coords({key: ("replica", values) for key, values in labels.items()}))
-    merged = xr.concat(parts, dim="replica", join="outer", combine_attrs="drop_conflicts")
-    return index_replicas(merged, also=varying)
+    return varying
 
 
 def load_network(run_dir: str | Path, **replica: float) -> nn.Module:
@@ -399,30 +535,31 @@ def load_network(run_dir: str | Path, **replica: float) -> nn.Module:
     Example:
         ``load_network("runs/ising/…", init_scale=10, seed=0)(spins)``
     """
-    dataset = _read(Path(run_dir))
     unknown = set(replica) - set(REPLICA_KEYS)
     if unknown:
         raise KeyError(f"{', '.join(sorted(unknown))}: replicas are told apart by {', '.join(REPLICA_KEYS)}")
-    matches = [
-        r
-        for r in range(dataset.sizes["replica"])
-        if all(_same(key, dataset[key].values[r].item(), value) for key, value in replica.items())
-    ]
+    config, path = read_config(run_dir), Path(run_dir) / WEIGHTS
+    with reading(path, "the weights of such networks"), safetensors.safe_open(str(path), framework="pt") as weights:
+        replicas = json.loads((weights.metadata() or {})["replicas"])
+        matches = [
+            r
+            for r, one in enumerate(replicas)
+            if all(_same(key, float(one[key]), value) for key, value in replica.items())
+        ]
+        keys = [key for key in REPLICA_KEYS if key in REPLICA_KEYS[:2] or len({one[key] for one in replicas}) > 1]
+        there = [" ".join(f"{key}={one[key]:.15g}" for key in keys) for one in replicas]
     if len(matches) != 1:
-        keys = index_replicas(dataset).indexes["replica"].names
-        there = [" ".join(f"{key}={d[key]:.15g}" for key in keys) for d in _replicas(dataset)]
         raise KeyError(f"{replica or 'no selection'} fits {len(matches)} replicas; there are: {', '.join(there)}")
     with reading(Path(run_dir) / CONFIG, "the configuration of a run"):
-        network = build_network(read_config(run_dir)["network"])
-    path = Path(run_dir) / WEIGHTS
+        network = build_network(config["network"])
     with (
-        reading(path, f"the weights of {dataset.sizes['replica']} such networks"),
+        reading(path, f"the weights of {len(replicas)} such networks"),
         safetensors.safe_open(str(path), framework="pt") as weights,
         torch.no_grad(),
     ):
         for name, parameter in network.named_parameters():
             values = weights.get_slice(name)
-            if tuple(values.get_shape()) != (dataset.sizes["replica"], *parameter.shape):
+            if tuple(values.get_shape()) != (len(replicas), *parameter.shape):
                 raise ValueError(f"{name} has the shape {tuple(values.get_shape())}")
             parameter.copy_(values[matches[0]])
     return network
@@ -500,7 +637,7 @@ def finished(run_dir: str | Path, epochs: int) -> list[dict[str, Any]]:
     """The summary of a run that has ended after so many epochs, if its results are there; otherwise nothing."""
     path = Path(run_dir) / SUMMARY
     try:
-        replicas = _replicas(_read(Path(run_dir)))
+        replicas = _replicas(_read(Path(run_dir), ("evaluation",))[0])
         with reading(path, f"the summary of {len(replicas)} replicas"):
             records = json.loads(path.read_text())
             _check_records(records, replicas)
@@ -525,14 +662,16 @@ def _check_records(records: Any, replicas: Sequence[Mapping[str, Any]]) -> None:
                 raise ValueError(f"{name} {record[name]!r:.40}")
 
 
-def index_replicas(dataset: xr.Dataset, also: Sequence[str] = ()) -> xr.Dataset:
-    """Make replicas selectable by init_scale, seed and whatever else tells them apart."""
+def index_replicas(tree: xr.DataTree, also: Sequence[str] = ()) -> xr.DataTree:
+    """Make replicas selectable by init_scale, seed and whatever else tells them apart, in every branch."""
+    root = tree.to_dataset(inherit=False)
     # A seed stream that follows the seed tells nothing new, and a level too many would keep
     # .sel(init_scale=10) from leaving a plain "seed" dimension.
-    follows = {key for key in REPLICA_KEYS[3:] if key in dataset and np.array_equal(dataset[key], dataset.seed)}
-    others = [key for key in (*REPLICA_KEYS[2:], *also) if key in dataset.coords and key not in follows]
-    levels = [*REPLICA_KEYS[:2], *(key for key in others if len(set(dataset[key].values.tolist())) > 1)]
-    return dataset.set_index(replica=levels)
+    follows = {key for key in REPLICA_KEYS[3:] if key in root and np.array_equal(root[key], root.seed)}
+    others = [key for key in (*REPLICA_KEYS[2:], *also) if key in root.coords and key not in follows]
+    levels = [*REPLICA_KEYS[:2], *(key for key in others if len(set(root[key].values.tolist())) > 1)]
+    branches = {name: branch.to_dataset(inherit=False) for name, branch in tree.children.items()}
+    return xr.DataTree.from_dict({"/": root.set_index(replica=levels), **branches})
 
 
 def _same(key: str, there: float, wanted: float) -> bool:
@@ -540,24 +679,36 @@ def _same(key: str, there: float, wanted: float) -> bool:
     return there == wanted if key.startswith("seed") else math.isclose(there, wanted, rel_tol=1e-7)
 
 
-def _replicas(dataset: xr.Dataset) -> list[dict[str, Any]]:
-    keys = [key for key in REPLICA_KEYS if key in dataset.coords]
-    return [{key: dataset[key].values[r].item() for key in keys} for r in range(dataset.sizes["replica"])]
+def _replicas(tree: xr.DataTree) -> list[dict[str, Any]]:
+    keys = [key for key in REPLICA_KEYS if key in tree.coords]
+    return [{key: tree[key].values[r].item() for key in keys} for r in range(tree.sizes["replica"])]
 
 
-def _read(run_dir: Path) -> xr.Dataset:
+def _read(run_dir: Path, branches: Sequence[str] = ()) -> tuple[xr.DataTree, list[str]]:
+    """The tree with these branches, or with all of them, its replicas not yet indexed; and the names of all."""
     path = run_dir / RESULTS
     if not path.exists():
         raise FileNotFoundError(f"{run_dir}: no results here yet (it has no {RESULTS})")
     check_seal(path)
-    with reading(path, "the results of a run"):
-        with xr.open_dataset(path, engine="h5netcdf") as lazy:
-            if lazy.nbytes > 1032 * path.stat().st_size:  # as far as zlib can compress; HDF5 fills in what is not there
-                raise ValueError(f"it unfolds to {lazy.nbytes / 1e9:.1f} GB")
-            dataset = lazy.load()
-        if any(dataset[key].dims != ("replica",) or dataset[key].dtype.kind not in "iuf" for key in REPLICA_KEYS):
+    with reading(path, "the results of a run"), netCDF4.Dataset(path) as file:
+        there = list(file.groups)
+        root = _load(file, path)
+        if "replica" not in root.sizes or not there:
+            raise ValueError("it is no tree with the replicas at its root, which is how results are written now")
+        if any(root[key].dims != ("replica",) or root[key].dtype.kind not in "iuf" for key in REPLICA_KEYS):
             raise ValueError(f"its replicas have no {', '.join(REPLICA_KEYS)}")
-    return dataset.assign_attrs(run_dir=str(run_dir))
+        chosen = [name for name in there if not branches or name in branches]
+        tree = xr.DataTree.from_dict({"/": root, **{name: _load(file.groups[name], path) for name in chosen}})
+    tree.attrs["run_dir"] = str(run_dir)
+    return tree, there
+
+
+def _load(group: netCDF4.Dataset, path: Path) -> xr.Dataset:
+    """One group of an open file."""
+    lazy = xr.open_dataset(xr.backends.NetCDF4DataStore(group))
+    if lazy.nbytes > 1032 * path.stat().st_size:  # as far as zlib can compress; HDF5 fills in what is not there
+        raise ValueError(f"it unfolds to {lazy.nbytes / 1e9:.1f} GB")
+    return lazy.load()
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

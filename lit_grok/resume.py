@@ -173,9 +173,9 @@ def refuse_another(checkpoint: str, module: LitClassifier, trainer: L.Trainer) -
         taken.recorder = Recorder(module.replicas)
         taken.on_load_checkpoint(state)
         done = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        if (last := max(taken.recorder.dataset().epoch.values, default=0)) > done:
+        if (last := taken.recorder.last_epoch) > done:
             raise ValueError(f"recorder: epoch {last}, of {done}")
-        if missing := [name for name in EVALUATION if not taken.recorder.has(name)]:
+        if missing := [name for name in EVALUATION if not taken.recorder.has(f"evaluation/{name}")]:
             raise ValueError(f"recorder: no curve {', '.join(missing)}")
         for callback in _callbacks(trainer):
             if callback.state_dict():

@@ -47,8 +47,8 @@ def test_every_dependency_is_pinned_and_has_a_reason():
     assert len(PINS) == len({split(pin)[0] for pin in PINS})
 
 
-IMPORTED_AS = {"hydra-core": "hydra", "pyyaml": "yaml", "import-linter": None, "h5netcdf": None}
-UNIMPORTED_TOOLS = {"pytest-xdist", "pytest-timeout", "ruff", "mypy", "pytest", "h5py", "nngeometry"}
+IMPORTED_AS = {"hydra-core": "hydra", "pyyaml": "yaml", "import-linter": None}
+UNIMPORTED_TOOLS = {"pytest-xdist", "pytest-timeout", "ruff", "mypy", "pytest", "nngeometry"}
 
 
 def imports(*folders):

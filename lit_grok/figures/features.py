@@ -108,3 +108,6 @@ def _spoken(observable: str) -> str:
     """``abs_magnetisation`` as |magnetisation|."""
     name = observable.removeprefix("abs_").replace("_", " ")
     return f"|{name}|" if observable.startswith("abs_") else name
+
+
+correlation_layers = correlation_bars

@@ -1,0 +1,5 @@
+"""Stub."""
+
+
+def curves(*a):
+    raise NotImplementedError

@@ -1,0 +1,9 @@
+"""Stub."""
+
+
+def cka_matrix(*a):
+    raise NotImplementedError
+
+
+def cka_development(*a):
+    raise NotImplementedError

@@ -1,0 +1,5 @@
+"""Stub."""
+
+
+def weights_development(*a):
+    raise NotImplementedError
