@@ -490,9 +490,9 @@ def open_runs(pattern: str | Path, *branches: str) -> xr.DataTree:
         raise KeyError(f"no run has a branch {', '.join(unknown)}; there are: {', '.join(sorted(there))}")
     options: Any = {"dim": "replica", "join": "outer", "combine_attrs": "drop_conflicts"}
     merged = {name: xr.concat(several, **options) for name, several in parts.items()}
-    for name, branch in merged.items():
+    for name, part in merged.items():
         if name != "/":  # a run that lacks it has NaN there
-            merged[name] = branch.reindex(replica=np.arange(first)).drop_vars("replica")
+            merged[name] = part.reindex(replica=np.arange(first)).drop_vars("replica")
     return index_replicas(xr.DataTree.from_dict(merged), also=varying)
 
 
@@ -681,7 +681,7 @@ def _same(key: str, there: float, wanted: float) -> bool:
 
 def _replicas(tree: xr.DataTree) -> list[dict[str, Any]]:
     keys = [key for key in REPLICA_KEYS if key in tree.coords]
-    return [{key: tree[key].values[r].item() for key in keys} for r in range(tree.sizes["replica"])]
+    return [{key: tree.coords[key].values[r].item() for key in keys} for r in range(tree.sizes["replica"])]
 
 
 def _read(run_dir: Path, branches: Sequence[str] = ()) -> tuple[xr.DataTree, list[str]]:
