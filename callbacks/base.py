@@ -305,6 +305,11 @@ class AnalysisCallback(L.Callback):
                 log.warning("callbacks.%s, epoch %d: %s is NaN (%s)", self.name, epoch, name, labels)
 
 
+def where_double_exists(tensor: Tensor) -> Tensor:
+    """The tensor itself, or a copy on the CPU of one on Apple's GPUs, which have no double precision."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor
+
+
 def is_epoch(value: Any) -> bool:
     """Whether a value that was read back is a number of completed epochs."""
     return type(value) is int and value >= 0

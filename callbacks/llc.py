@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.func import functional_call, vmap
 
-from callbacks.base import AnalysisCallback, Batch
+from callbacks.base import AnalysisCallback, Batch, where_double_exists
 from lit_grok.figures.chains import chain_traces
 from lit_grok.measures.learning_coefficient import local_learning_coefficient
 from lit_grok.modules import LitClassifier
@@ -102,7 +102,9 @@ class LLCCallback(AnalysisCallback):
             return module.losses(logits(weights, inputs), targets)
 
         seeds = [replica["seed"] for replica in module.replicas]
-        found = local_learning_coefficient(loss, module.stack.stacked(), *batch, seeds=seeds, **self._sampling)
+        trained = {name: where_double_exists(p) for name, p in module.stack.stacked().items()}
+        inputs, targets = (where_double_exists(part) for part in batch)
+        found = local_learning_coefficient(loss, trained, inputs, targets, seeds=seeds, **self._sampling)
         self._reported.add("coefficient")  # that it is NaN is said here, with the reason
         for r, doubt in enumerate(found.doubts):
             if doubt and module.diverged[r] is None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import xarray as xr
 from matplotlib.figure import Figure
 
-from callbacks.base import AnalysisCallback, Batch
+from callbacks.base import AnalysisCallback, Batch, where_double_exists
 from lit_grok.figures.similarity import cka_development, cka_matrix
 from lit_grok.measures.similarity import pairwise_linear_cka
 from lit_grok.modules import LitClassifier
@@ -72,7 +72,7 @@ class SimilarityCallback(AnalysisCallback):
         matrices = {}
         for layer in list(hidden[0]):
             matrix = np.full((len(module.replicas), len(module.replicas)), np.nan)
-            activations = torch.stack([F.relu(layers.pop(layer)) for layers in hidden])
+            activations = where_double_exists(torch.stack([F.relu(layers.pop(layer)) for layers in hidden]))
             matrix[np.ix_(sound, sound)] = pairwise_linear_cka(activations).cpu().numpy()
             matrices[layer] = matrix
         return matrices

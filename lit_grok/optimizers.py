@@ -107,7 +107,8 @@ class Rowwise(torch.optim.Optimizer):
             return
         for p in parameters:
             group = self._group(p)
-            self._decays = self._decays.to(p.device)  # once
+            if self._decays.device != p.device:  # once; not every device has double precision
+                self._decays = self._decays.to(p.dtype).to(p.device)
             decays = self._decays.to(p.dtype).view(-1, *[1] * (p.ndim - 1))
             if self._kind == updates.ADAMW:
                 p.mul_(1 - group["lr"] * decays)

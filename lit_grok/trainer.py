@@ -6,7 +6,7 @@ the step itself takes here. Where nothing is attached to a step, `EpochLoop` han
 is attached, every step goes Lightning's own way. The weights, the optimiser and all counters end up the same.
 """
 
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import lightning as L
 import torch
@@ -53,7 +53,12 @@ class EpochLoader(Protocol):
 
 
 class Trainer(L.Trainer):
-    """``lightning.Trainer`` with the epoch loop of this module; takes the same arguments.
+    """``lightning.Trainer`` with the epoch loop of this module; takes the same arguments, and
+
+    Args:
+        matmul_precision: How a GPU rounds the factors of products and convolutions: ``highest`` is full single
+            precision, ``high`` and ``medium`` are what `torch.set_float32_matmul_precision` says.
+        options: Those of ``lightning.Trainer``.
 
     Example:
         >>> trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False)
@@ -61,9 +66,10 @@ class Trainer(L.Trainer):
         True
     """
 
-    def __init__(self, **options: Any):
+    def __init__(self, matmul_precision: Literal["highest", "high", "medium"] = "highest", **options: Any):
         super().__init__(**options)
-        torch.backends.cudnn.allow_tf32 = False  # convolutions in full single precision, as products are by default
+        torch.set_float32_matmul_precision(matmul_precision)
+        torch.backends.cudnn.allow_tf32 = matmul_precision != "highest"  # which PyTorch allows unless told otherwise
         torch.backends.cudnn.deterministic = True  # or a resumed run would differ in its last bits
         lightnings = self.fit_loop.epoch_loop
         self.fit_loop.epoch_loop = EpochLoop(self, lightnings.min_steps, lightnings.max_steps)
