@@ -1,8 +1,8 @@
-"""Figures of a run, drawn from its dataset; one file per analysis."""
+"""Figures of a run, all replicas in one: colour is init_scale, line and band are mean and range over seeds.
+
+Every function takes what ``lit_grok.open_run`` gives and, but for `grokking.curves`, the name of a branch.
+"""
 
 import matplotlib
-
-#: Colours of the training and the test set in every figure.
-TRAIN, TEST = "#4c72b0", "#dd8452"
 
 matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})

@@ -1,113 +1,137 @@
 """Which observables the neurons follow: the figures of the feature correlations."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lit_grok.figures.development import COLOURS, development, last, legend, line
+from lit_grok.figures.common import curve, epoch_axis, groups, heading, key, legend, plateaus, rows
 
-#: Summaries of a layer: how the variable's name goes on after the observable, and what it is.
-SUMMARIES = {
-    "": "weighted |r|",
-    "_neurons": "share of neurons",
-    "_activation": "share of |pre-activation|",
-}
+_BINS = 15
+_MARKERS = "os^Dv"
 
 
-def correlation_scatter(replica: xr.Dataset, layer: str, title: str = "") -> Figure:
-    """Pre-activation of every neuron of a layer against each observable, a point per neuron and input (Fig. 3).
+def correlation_scatter(run: xr.DataTree, branch: str) -> Figure:
+    """Pre-activations of the last layer against each observable (Fig. 3).
 
     Args:
-        replica: One replica of a run.
-        layer: The layer of which a sample of pre-activations was kept.
-        title: What to write above it.
+        run: What ``open_run`` gives.
+        branch: That of the feature correlations.
 
     Returns:
-        The figure. Each neuron's pre-activations are centred and divided by their standard deviation; constant
-        neurons are not shown.
+        The figure. Each neuron's pre-activations are centred, divided by their standard deviation and given the sign of
+        the neuron's r, so that all live neurons that follow the observable lie on one line: the median over neurons and
+        replicas in bins of equally many inputs, and between 16 % and 84 % the band.
     """
-    activations = replica[f"correlation_{layer}_sample"].values
-    r = replica[f"correlation_{layer}_r"]
-    live = np.isfinite(r.values).any(0) & (activations.std(0) > 0)
-    standard = (activations - activations.mean(0))[:, live] / activations.std(0)[live]
-    figure = Figure(figsize=(9, 3.3), layout="constrained")
-    panels = figure.subplots(1, r.sizes["observable"], sharey=True, squeeze=False)[0]
-    for axes, name in zip(panels, r.observable.values, strict=True):
-        values = replica.correlation_observables.sel(observable=name).values
-        signs = r.sel(observable=name).values[live]
-        # One scatter per sign, drawn as pixels: some ten thousand points.
-        for sign, colour, label in ((1, COLOURS[1], "r > 0"), (-1, COLOURS[2], "r < 0")):
-            chosen = standard[:, np.sign(signs) == sign]
-            x = np.repeat(values, chosen.shape[1])
-            style = {"s": 2, "color": colour, "linewidths": 0, "rasterized": True}
-            axes.scatter(x, chosen.ravel(), alpha=0.25, label=f"{label} ({chosen.shape[1]} neurons)", **style)
-        axes.set(xlabel=_spoken(name), title=f"median |r| = {np.nanmedian(np.abs(signs)):.2f}" if live.any() else "")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), markerscale=4, fontsize="small")
+    results = run[branch]
+    names = [str(name) for name in results.observable.values]
+    layer = str(results.layer.values[-1])
+    figure = Figure(figsize=(3.0 * len(names) + 0.5, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    neurons = results.sizes["sample_neuron"]
+    for name, axes in zip(names, panels, strict=True):
+        for group in groups(run):
+            x, y = [], []
+            for r in group.replicas:
+                one = results.isel(replica=r)
+                sign = np.sign(one.neuron_correlation.sel(layer=layer, observable=name).values[:neurons])
+                activations = one.sample_preactivation.transpose("sample", "sample_neuron").values
+                live = np.isfinite(sign) & (activations.std(0) > 0)
+                standard = (activations - activations.mean(0))[:, live] / activations.std(0)[live]
+                x.append(np.repeat(one.sample_observable.sel(observable=name).values[:, None], live.sum(), 1).ravel())
+                y.append((standard * sign[live]).ravel())
+            centres, quantiles = _binned(np.concatenate(x), np.concatenate(y))
+            if centres.size:
+                axes.plot(centres, quantiles[1], color=group.colour, linestyle=group.style, marker="o", markersize=3)
+                axes.fill_between(centres, quantiles[0], quantiles[2], color=group.colour, alpha=0.15, linewidth=0)
+        axes.set(xlabel=_spoken(name))
     panels[0].set_ylabel(f"{layer} pre-activation, standardised")
-    figure.suptitle(title)
+    legend(figure, key(run))
+    figure.suptitle(heading(run), fontsize="medium")
     return figure
 
 
-def correlation_bars(replica: xr.Dataset, layers: Sequence[str], title: str = "") -> Figure:
-    """Each layer's three summaries for each observable at the end of the training (Figs. 12, 13).
+def correlation_layers(run: xr.DataTree, branch: str) -> Figure:
+    """Each layer's summaries for each observable at the end of the training, mean and range over seeds (Figs. 12, 13).
 
     Args:
-        replica: One replica of a run.
-        layers: The layers, first to last.
-        title: What to write above it.
+        run: What ``open_run`` gives.
+        branch: That of the feature correlations.
 
     Returns:
-        The figure.
+        The figure: weighted |r|, share of neurons and share of |pre-activation|.
     """
-    observables = _observables(replica)
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    panels = figure.subplots(1, len(SUMMARIES), sharey=True)
-    width = 0.8 / len(observables)
-    for axes, (suffix, summary) in zip(panels, SUMMARIES.items(), strict=True):
-        for i, (name, colour) in enumerate(zip(observables, COLOURS, strict=False)):
-            heights = [last(replica, f"correlation_{layer}_{name}{suffix}") for layer in layers]
-            x = np.arange(len(layers)) + (i - (len(observables) - 1) / 2) * width
-            axes.bar(x, heights, width, color=colour, label=_spoken(name))
-        axes.set(xticks=range(len(layers)), xticklabels=layers, title=summary, ylim=(0, 1))
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(observables))
-    figure.suptitle(title)
+    results = run[branch]
+    layers, names = ([str(label) for label in results[dim].values] for dim in ("layer", "observable"))
+    quantities = ("correlation", "neuron_share", "activation_share")
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(quantities), sharey=True)
+    found, handles = groups(run), key(run)
+    width = 0.8 / (len(names) * len(found))
+    for quantity, axes in zip(quantities, panels, strict=True):
+        values = results[quantity]
+        values = values.isel(epoch=-1) if "epoch" in values.dims else values
+        for i, name in enumerate(names):
+            for j, group in enumerate(found):
+                at = rows(values.sel(observable=name), group)  # (replicas, layers)
+                x = np.arange(len(layers)) + (i * len(found) + j + 0.5) * width - 0.4
+                if not np.isfinite(at).any():
+                    continue
+                mean, low, high = np.nanmean(at, 0), np.nanmin(at, 0), np.nanmax(at, 0)
+                marker = _MARKERS[i % len(_MARKERS)]
+                style = {"color": group.colour, "marker": marker, "markersize": 4, "linestyle": "", "linewidth": 1}
+                handle = axes.errorbar(x, mean, [mean - low, high - mean], label=_spoken(name), **style)
+                if quantity == quantities[0] and j == 0:
+                    handles.append(handle)
+        for edge in np.arange(len(layers) - 1) + 0.5:
+            axes.axvline(edge, color="0.85", linewidth=0.8, zorder=0)
+        title = values.attrs.get("long_name", quantity)
+        axes.set(xticks=range(len(layers)), xticklabels=layers, title=title, ylim=(-0.03, 1.03))
+    legend(figure, handles, columns=6)
+    figure.suptitle(heading(run), fontsize="medium")
     return figure
 
 
-def correlation_development(replica: xr.Dataset, layers: Sequence[str], title: str = "") -> Figure:
-    """Each layer's three summaries against the epoch, with the accuracy (Figs. 7, 28–30).
+def correlation_development(run: xr.DataTree, branch: str) -> Figure:
+    """Each layer's weighted |r| with each observable against the epoch (Figs. 7, 28–30).
 
     Args:
-        replica: One replica of a run.
-        layers: The layers, first to last.
-        title: What to write above it.
+        run: What ``open_run`` gives.
+        branch: That of the feature correlations.
 
     Returns:
-        The figure, with a row for each layer.
+        The figure, with a row for each layer and a column for each observable; the accuracies are in that of the run.
     """
-    figure, rows = development(replica, title, rows=len(layers), columns=len(SUMMARIES))
-    for layer, row in zip(layers, rows, strict=True):
-        for axes, suffix in zip(row, SUMMARIES, strict=True):
-            for name, colour in zip(_observables(replica), COLOURS, strict=False):
-                line(axes, replica, f"correlation_{layer}_{name}{suffix}", color=colour, label=_spoken(name))
-            axes.set_ylim(-0.02, 1.02)
-        row[0].set_ylabel(layer)
-        legend(row[-1])
-    for axes, summary in zip(figure.axes, SUMMARIES.values(), strict=False):
-        axes.set_title(summary, fontsize="medium")
+    results = run[branch]
+    layers, names = (list(results[dim].values) for dim in ("layer", "observable"))
+    size = 2.7 * len(names) + 0.8, 1.6 * len(layers) + 0.9
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(layers), len(names), sharex=True, sharey=True, squeeze=False)
+    for layer, row in zip(layers, panels, strict=True):
+        for name, axes in zip(names, row, strict=True):
+            curve(axes, run, results.correlation.sel(layer=layer, observable=name))
+        row[0].set(ylabel=f"{layer}: weighted |r|", ylim=(-0.03, 1.03))
+    for name, top, bottom in zip(names, panels[0], panels[-1], strict=True):
+        top.set_title(_spoken(str(name)), fontsize="medium")
+        bottom.set_xlabel("epoch")
+    handles = key(run) + plateaus(list(panels.flat), run)
+    epoch_axis(list(panels.flat), results.epoch.values)
+    legend(figure, handles)
+    figure.suptitle(heading(run), fontsize="medium")
     return figure
 
 
-def _observables(replica: xr.Dataset) -> list[str]:
-    return [str(name) for name in replica.correlation_observables.observable.values]
+def _binned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean x and the 16 %, 50 % and 84 % quantiles of y, shape (3, bins), in bins of equally many different x."""
+    values = np.unique(x)
+    if not values.size:
+        return values, np.empty((3, 0))
+    parts = [part for part in np.array_split(values, min(_BINS, len(values))) if part.size]
+    inside = [(x >= part[0]) & (x <= part[-1]) for part in parts]
+    quantiles = np.array([np.quantile(y[chosen], [0.16, 0.5, 0.84]) for chosen in inside])
+    return np.array([x[chosen].mean() for chosen in inside]), quantiles.T
 
 
 def _spoken(observable: str) -> str:
     """``abs_magnetisation`` as |magnetisation|."""
     name = observable.removeprefix("abs_").replace("_", " ")
     return f"|{name}|" if observable.startswith("abs_") else name
-
-
-correlation_layers = correlation_bars

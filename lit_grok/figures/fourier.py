@@ -1,81 +1,73 @@
 """Fourier content of the neurons' weights: the figures of the inverse participation ratio."""
 
-from collections.abc import Sequence
-
 import numpy as np
-import torch
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lit_grok.figures.development import COLOURS, development, legend, line
-from lit_grok.measures.fourier import share_by_frequency
+from lit_grok.figures.common import curve, development, draw_group, groups, heading, key, legend, rows, styles
 
 
-def ipr_distribution(replica: xr.Dataset, sets: Sequence[str], title: str = "", prefix: str = "ipr") -> Figure:
-    """IPR of all neurons, and how neurons and activations are spread over the frequencies (Fig. 4).
+def ipr_distribution(run: xr.DataTree, branch: str) -> Figure:
+    """IPR of all live neurons of each set of weights, and how the neurons are spread over frequencies (Fig. 4).
 
     Args:
-        replica: One replica of a run.
-        sets: Names of the sets of Fourier weights, such as ``a``, ``b`` and ``output``. The panel by frequency
-            is that of the first.
-        title: What to write above it.
-        prefix: How the variables' names begin; another order of the IPR has another one.
+        run: What ``open_run`` gives.
+        branch: That of the IPR.
 
     Returns:
-        The figure. Dead neurons are counted in the legend and not shown.
+        The figure: shares of the live neurons; the panel by frequency is that of the first set, from frequency 1 on.
     """
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(2, 3))
-    values = {name: replica[f"{prefix}_{name}_per_neuron"].values for name in sets}
-    highest = max([0.6, *(np.nanmax(v) for v in values.values() if np.isfinite(v).any())])
-    bins = np.linspace(0, highest, 41)
-    for (name, ratios), colour in zip(values.items(), COLOURS, strict=False):
-        live = ratios[np.isfinite(ratios)]
-        mean = f"mean {live.mean():.2f}" if live.size else "none live"
-        label = f"{name}: {mean}, {ratios.size - live.size} dead"
-        left.hist(live, bins, histtype="stepfilled", color=colour, alpha=0.25)
-        left.hist(live, bins, histtype="step", color=colour, linewidth=1.2, label=label)
-        if live.size:
-            left.axvline(live.mean(), color=colour, linestyle=":")
-    left.set(xlabel="inverse participation ratio", ylabel="neurons", xlim=(0, highest))
-    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize="small")
-
-    first = f"{prefix}_{sets[0]}"
-    frequency = replica[f"{first}_frequency"].values
-    frequencies = torch.from_numpy(np.nan_to_num(frequency, nan=-1)).long()
-    residues = 2 * int(frequencies.max()) + 1
-    neurons = share_by_frequency(frequencies, torch.ones(len(frequencies)), residues)
-    k = np.arange(len(neurons))
-    if f"{first}_activation" in replica:
-        magnitudes = torch.from_numpy(replica[f"{first}_activation"].values)
-        shares = share_by_frequency(frequencies, magnitudes, residues)
-        right.bar(k, shares, color=COLOURS[0], label="activation")
-    right.plot(k, neurons, "_", color="0.2", markersize=6, markeredgewidth=1.5, label="neurons")
-    right.set(xlabel=f"dominant frequency of {sets[0]}", ylabel="share", xlim=(-0.8, k[-1] + 0.8), ylim=(0, None))
-    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize="small")
-    figure.suptitle(title)
+    results = run[branch]
+    sets = [str(name) for name in results["set"].values]
+    figure = Figure(figsize=(2.3 * len(sets) + 3.4, 3.4), layout="constrained")
+    *panels, last = figure.subplots(1, len(sets) + 1, width_ratios=[2] * len(sets) + [3])
+    ratios = results.neuron_ipr
+    highest = max(0.6, float(np.nanmax(ratios.values)) if np.isfinite(ratios.values).any() else 0.0)
+    bins = np.linspace(0, highest, 31)
+    for name, axes in zip(sets, panels, strict=True):
+        for group in groups(run):
+            values = rows(ratios.sel(set=name), group)
+            live = values[np.isfinite(values)]
+            if live.size:
+                shares, _ = np.histogram(live, bins)
+                axes.stairs(shares / live.size, bins, color=group.colour, linestyle=group.style, linewidth=1.3)
+                axes.axvline(live.mean(), color=group.colour, linestyle=":", linewidth=1)
+        axes.set(title=f"weights {name}", xlabel="IPR", xlim=(0, highest), ylim=(0, None))
+    panels[0].set_ylabel("share of live neurons")
+    frequency = results.neuron_frequency.isel(set=0)
+    top = int(np.nanmax(frequency.values)) if (frequency.values > 0).any() else 1
+    k = np.arange(1, top + 1)
+    for group in groups(run):
+        found = rows(frequency, group)
+        counts = np.stack([np.bincount(one[one > 0].astype(int), minlength=top + 1)[1:] for one in found])
+        live = np.maximum((found >= 0).sum(1, keepdims=True), 1)
+        draw_group(last, k, counts / live, group, marker="")
+    last.set(title=f"weights {sets[0]}", xlabel="dominant frequency", ylabel="share of live neurons", ylim=(0, None))
+    legend(figure, key(run))
+    figure.suptitle(heading(run), fontsize="medium")
     return figure
 
 
-def ipr_development(replica: xr.Dataset, sets: Sequence[str], title: str = "", prefix: str = "ipr") -> Figure:
+def ipr_development(run: xr.DataTree, branch: str) -> Figure:
     """Mean IPR over the live neurons, and the number of dead ones, against the epoch, with the accuracy (Fig. 6).
 
     Args:
-        replica: One replica of a run.
-        sets: Names of the sets of Fourier weights, such as ``a``, ``b`` and ``output``.
-        title: What to write above it.
-        prefix: How the variables' names begin.
+        run: What ``open_run`` gives.
+        branch: That of the IPR.
 
     Returns:
-        The figure.
+        The figure: the mean over the sets of weights, and for a single init_scale each set as well.
     """
-    figure, ((ratio,), (dead,)) = development(replica, title, rows=2)
-    for name, colour in zip(sets, COLOURS, strict=False):
-        line(ratio, replica, f"{prefix}_{name}", color=colour, label=name)
-        line(dead, replica, f"{prefix}_{name}_dead", color=colour, label=name)
-    line(ratio, replica, f"{prefix}_mean", color="black", label="mean")
+    figure, (ratio, dead), handles = development(run, branch, panels=2)
+    results = run[branch]
+    curve(ratio, run, results.mean_ipr)
+    if len(groups(run)) == 1:
+        for name, style, handle in list(styles(["mean", *results["set"].values]))[1:]:
+            curve(ratio, run, results.set_ipr.sel(set=name), linestyle=style, linewidth=0.8, marker="")
+            handles.append(handle)
+    curve(dead, run, results.dead_neurons.sum("set"))
     ratio.set(ylabel="mean IPR", ylim=(0, None))
     dead.set(ylabel="dead neurons", ylim=(0, None))
-    legend(ratio)
-    legend(dead)
+    legend(figure, handles)
     return figure
+

@@ -1,5 +1,46 @@
-"""Stub."""
+"""The picture of a run: accuracy and loss, with the grokking plateau."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lit_grok.figures.common import curve, epoch_axis, groups, heading, key, legend, plateaus, styles
 
 
-def curves(*a):
-    raise NotImplementedError
+def curves(run: xr.DataTree) -> Figure:
+    """Accuracy and loss against the epoch, and the plateau from t_train to t_test where it grokked.
+
+    Args:
+        run: What ``open_run`` gives.
+
+    Returns:
+        The figure; for a single init_scale with t_train and t_test, means over its seeds, as dotted lines.
+    """
+    figure = Figure(figsize=(6.5, 5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    handles = key(run)
+    evaluation = run.evaluation
+    for split, style, handle in styles(["test", "train"]):
+        curve(top, run, evaluation[f"{split}_accuracy"], linestyle=style, marker="")
+        curve(bottom, run, evaluation[f"{split}_loss"], linestyle=style, marker="")
+        handles.append(handle)
+    top.set(ylabel="accuracy", ylim=(-0.03, 1.03))
+    bottom.set(xlabel="epoch", ylabel="loss")
+    losses = np.concatenate([evaluation[name].values.ravel() for name in ("train_loss", "test_loss")])
+    if (losses[np.isfinite(losses)] > 0).any():
+        bottom.set_yscale("log")
+    handles += plateaus([top, bottom], run)
+    epoch_axis([top, bottom], evaluation.epoch.values)
+    if len(groups(run)) == 1:
+        for name in ("t_train", "t_test"):
+            times = run[name].values
+            if np.isfinite(times).any():
+                mean = np.nanmean(times)
+                top.axvline(mean, color="0.3", linestyle=":", linewidth=1)
+                label = f"$t_{{\\rm {name[2:]}}}$ = {mean:.6g}"
+                top.annotate(label, (mean, 0.5), xytext=(3, 0), textcoords="offset points", fontsize="small")
+                handles.append(Line2D([], [], color="0.3", linestyle=":", label=r"$t_{\rm train}$, $t_{\rm test}$"))
+    legend(figure, handles, columns=5)
+    figure.suptitle(heading(run), fontsize="medium")
+    return figure

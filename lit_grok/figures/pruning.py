@@ -1,68 +1,78 @@
 """How much can be pruned away: pruning curves and the compressibility."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.lines import Line2D
 
-from lit_grok.figures import TEST
-from lit_grok.figures.development import COLOURS, development, legend, line
+from lit_grok.figures.common import curve, development, draw_group, groups, has, heading, legend, rows, styles
 
 
-def pruning_curves(replica: xr.Dataset, paths: Mapping[str, str], title: str = "") -> Figure:
+def pruning_curves(run: xr.DataTree, branch: str) -> Figure:
     """Accuracy and loss against the pruned fraction at the end of the training (Fig. 5 a, b).
 
     Args:
-        replica: One replica of a run.
-        paths: What was pruned, such as a layer, to how the variables' names begin.
-        title: What to write above it.
+        run: What ``open_run`` gives.
+        branch: That of the pruning.
 
     Returns:
-        The figure. Of a single curve the area is shaded, and the fraction up to which 95 % of the accuracy is kept
-        marked, if there is one.
+        The figure: a column for the whole network and one for each layer that was pruned by itself. C is the mean over
+        seeds; the dotted line is at the mean share that can go while 95 % of the accuracy stay.
     """
-    figure = Figure(figsize=(6.5, 4.8), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    for (name, path), colour in zip(paths.items(), (TEST, *COLOURS), strict=False):
-        accuracy, loss = replica[f"{path}_accuracy"], replica[f"{path}_loss"]
-        label = f"{name}\n$C$ = {float(replica[f'{path}_final_compressibility']):.2f}"
-        top.plot(accuracy.fraction, accuracy, color=colour, label=label)
-        bottom.plot(loss.fraction, loss, color=colour, label=name)
-        if len(paths) == 1:
-            kept = float(replica[f"{path}_final_kept_share"])
-            top.fill_between(accuracy.fraction, accuracy, color=colour, alpha=0.15, linewidth=0)
-            if np.isfinite(kept):
-                top.axvline(1 - kept, color="0.4", linestyle=":", label=f"{100 * kept:.0f} % kept:\n95 % of accuracy")
-    top.set(ylabel="test accuracy", ylim=(0, 1.02), xlim=(0, 1))
-    bottom.set(ylabel="test loss", xlabel="fraction pruned", yscale="log")
-    low, high = bottom.get_ylim()
-    # Powers of ten alone would leave a narrow range without a number, and every digit would overlap.
-    bottom.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-    bottom.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    bottom.yaxis.set_minor_formatter(NullFormatter())
-    legend(top)
-    figure.suptitle(title)
+    results = run[branch]
+    columns: list[tuple[str, str, xr.Dataset]] = []
+    if has(run, branch, "accuracy", "fraction"):
+        columns.append((results.attrs.get("scheme", ""), "", results))
+    if has(run, branch, "layer_accuracy", "fraction"):
+        columns += [(str(layer), "layer_", results.sel(layer=layer)) for layer in results.layer.values]
+    figure = Figure(figsize=(max(3.0 * len(columns), 5.5) + 0.6, 4.8), layout="constrained")
+    grid = figure.subplots(2, len(columns), sharex=True, sharey="row", height_ratios=(3, 2), squeeze=False)
+    handles = []
+    for (title, of, values), (top, bottom) in zip(columns, grid.T, strict=True):
+        for group in groups(run):
+            fractions = values.fraction.values
+            draw_group(top, fractions, rows(values[f"{of}accuracy"], group), group, marker="")
+            draw_group(bottom, fractions, rows(values[f"{of}loss"], group), group, marker="")
+            kept = rows(values[f"{of}final_kept_share"], group)
+            if np.isfinite(kept).any():
+                top.axvline(1 - np.nanmean(kept), color=group.colour, linestyle=":", linewidth=1)
+                handles.append(Line2D([], [], color="0.3", linestyle=":", label="95 % of the accuracy kept"))
+            if len(columns) == 1:
+                found = rows(values[f"{of}final_compressibility"], group)
+                mean = np.nanmean(found) if np.isfinite(found).any() else np.nan
+                label = f"{group.label}: $C$ = {mean:.3g}".removeprefix(": ")
+                handles.append(Line2D([], [], color=group.colour, linestyle=group.style, label=label))
+            elif group.label:
+                handles.append(Line2D([], [], color=group.colour, linestyle=group.style, label=group.label))
+        top.set(title=title, ylim=(-0.03, 1.03), xlim=(0, 1))
+        bottom.set(xlabel="fraction pruned", yscale="log")
+    grid[0, 0].set_ylabel("test accuracy")
+    grid[1, 0].set_ylabel("test loss")
+    legend(figure, handles)
+    figure.suptitle(heading(run), fontsize="medium")
     return figure
 
 
-def compressibility_development(replica: xr.Dataset, paths: Mapping[str, str], title: str = "") -> Figure:
+def compressibility_development(run: xr.DataTree, branch: str) -> Figure:
     """Compressibility and share of weights kept against the epoch, with the accuracy (Figs. 6, 7).
 
     Args:
-        replica: One replica of a run.
-        paths: What was pruned, such as a layer, to how the variables' names begin.
-        title: What to write above it.
+        run: What ``open_run`` gives.
+        branch: That of the pruning.
 
     Returns:
-        The figure.
+        The figure; the layers that were pruned by themselves are told apart by the style of the line.
     """
-    figure, ((compressibility,), (kept,)) = development(replica, title, rows=2)
-    for (name, path), colour in zip(paths.items(), COLOURS, strict=False):
-        line(compressibility, replica, f"{path}_compressibility", color=colour, label=name)
-        line(kept, replica, f"{path}_kept_share", color=colour, label=name)
-    compressibility.set_ylabel("compressibility $C$")
-    kept.set(ylabel="weights kept for\n95 % of accuracy", ylim=(-0.02, 1.02))
-    legend(compressibility)
+    figure, (top, bottom), handles = development(run, branch, panels=2)
+    results = run[branch]
+    for axes, name in ((top, "compressibility"), (bottom, "kept_share")):
+        if has(run, branch, name, "epoch"):
+            curve(axes, run, results[name])
+        if has(run, branch, f"layer_{name}", "epoch"):
+            for layer, style, handle in styles([str(layer) for layer in results.layer.values]):
+                curve(axes, run, results[f"layer_{name}"].sel(layer=layer), linestyle=style, marker="")
+                handles.append(handle)
+    top.set_ylabel("compressibility $C$")
+    bottom.set(ylabel="weights kept for\n95 % of accuracy", ylim=(-0.03, 1.03))
+    legend(figure, handles)
     return figure

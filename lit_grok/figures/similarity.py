@@ -1,9 +1,57 @@
-"""Stub."""
+"""How alike the hidden layers of the replicas are."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from lit_grok.figures.common import curve, development, heading, legend, styles
 
 
-def cka_matrix(*a):
-    raise NotImplementedError
+def cka_matrix(run: xr.DataTree, branch: str) -> Figure:
+    """Linear CKA between every two trained replicas, in the order of init_scale and seed.
+
+    Args:
+        run: What ``open_run`` gives.
+        branch: That of the similarity.
+
+    Returns:
+        The figure, with a panel for each layer, and a line between different init_scales.
+    """
+    cka = run[branch].cka
+    scales, seeds = (np.atleast_1d(run.coords[name].values) for name in ("init_scale", "seed"))
+    order = np.lexsort((seeds, scales))
+    layers = [str(layer) for layer in cka.layer.values]
+    figure = Figure(figsize=(3.0 * len(layers) + 1.2, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
+    edges = np.flatnonzero(np.diff(scales[order])) + 0.5
+    centres = [np.flatnonzero(scales[order] == scale).mean() for scale in np.unique(scales)]
+    for layer, axes in zip(layers, panels, strict=True):
+        values = cka.sel(layer=layer).transpose("replica", "other").values[np.ix_(order, order)]
+        image = axes.imshow(values, vmin=0, vmax=1, cmap="viridis")
+        for edge in edges:
+            axes.axhline(edge, color="white", linewidth=1)
+            axes.axvline(edge, color="white", linewidth=1)
+        names = [f"{scale:g}" for scale in np.unique(scales)]
+        axes.set(title=layer, xticks=centres, xticklabels=names, yticks=centres, yticklabels=names, xlabel="init_scale")
+        axes.tick_params(length=0)
+    panels[0].set_ylabel("init_scale")
+    figure.colorbar(image, ax=list(panels), label="linear CKA", shrink=0.8)
+    figure.suptitle(heading(run).replace(": mean and range", ""), fontsize="medium")
+    return figure
 
 
-def cka_development(*a):
-    raise NotImplementedError
+def cka_development(run: xr.DataTree, branch: str) -> Figure:
+    """Linear CKA of each replica with all others, a line for each layer, against the epoch, with the accuracy.
+
+    Args:
+        run: What ``open_run`` gives.
+        branch: That of the similarity.
+    """
+    figure, (axes,), handles = development(run, branch, panels=1, height=2.2)
+    results = run[branch]
+    for layer, style, handle in styles([str(layer) for layer in results.layer.values]):
+        curve(axes, run, results.mean_cka.sel(layer=layer), linestyle=style)
+        handles.append(handle)
+    axes.set(ylabel="linear CKA with\nthe other replicas", ylim=(0, 1.03))
+    legend(figure, handles)
+    return figure

@@ -1,5 +1,39 @@
-"""Stub."""
+"""Size and inequality of the weights against the epoch."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from lit_grok.figures.common import curve, development, groups, legend, styles
 
 
-def weights_development(*a):
-    raise NotImplementedError
+def weights_development(run: xr.DataTree, branch: str) -> Figure:
+    """Norm, Gini coefficient, share of negligible weights and number of dead neurons, with the accuracy.
+
+    Args:
+        run: What ``open_run`` gives.
+        branch: That of the weight statistics.
+
+    Returns:
+        The figure: of all weights, and for a single init_scale of each layer as well.
+    """
+    figure, (norm, gini, negligible, dead), handles = development(run, branch, panels=4, height=1.4)
+    results = run[branch]
+    curve(norm, run, run.evaluation.weight_norm, marker="")
+    curve(gini, run, results.gini)
+    curve(negligible, run, results.negligible_share)
+    curve(dead, run, results.dead_neurons)
+    if len(groups(run)) == 1:
+        for layer, style, handle in list(styles(["all", *(str(name) for name in results.layer.values)]))[1:]:
+            for axes, name in ((norm, "layer_norm"), (gini, "layer_gini"), (negligible, "layer_negligible_share")):
+                curve(axes, run, results[name].sel(layer=layer), linestyle=style, linewidth=0.8, marker="")
+            handles.append(handle)
+    norms = run.evaluation.weight_norm.values
+    norm.set_ylabel("norm")
+    if (norms[np.isfinite(norms)] > 0).any():
+        norm.set_yscale("log")
+    gini.set(ylabel="Gini of |w|", ylim=(0, 1.03))
+    negligible.set(ylabel="negligible\nshare", ylim=(-0.03, 1.03))
+    dead.set(ylabel="dead neurons", ylim=(0, None))
+    legend(figure, handles)
+    return figure
