@@ -53,7 +53,7 @@ class EpochLoader(Protocol):
 
 
 class Trainer(L.Trainer):
-    """``lightning.Trainer`` with the epoch loop of this module; takes the same arguments, and
+    """``lightning.Trainer`` with the epoch loop of this module.
 
     Args:
         matmul_precision: How a GPU rounds the factors of products and convolutions: ``highest`` is full single

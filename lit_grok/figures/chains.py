@@ -5,7 +5,7 @@ import xarray as xr
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from lit_grok.figures.common import heading
+from lit_grok.figures.common import heading, measured
 
 _SHOWN = 6
 
@@ -21,7 +21,7 @@ def chain_traces(run: xr.DataTree, branch: str) -> Figure:
         The figure, a column for each replica, the first six. Above, each chain with the burn-in in grey; below, the
         mean of each since then, and of all in black.
     """
-    trace = run[branch].trace
+    trace = measured(run, branch).trace
     shown = min(trace.sizes["replica"], _SHOWN)
     figure = Figure(figsize=(2.6 * shown + 2.5, 4.6), layout="constrained")
     grid = figure.subplots(2, shown, sharex=True, squeeze=False)

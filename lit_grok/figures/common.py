@@ -68,6 +68,11 @@ def heading(run: xr.DataTree) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def measured(run: xr.DataTree, branch: str) -> xr.Dataset:
+    """What was measured in one branch, or under ``"/"`` at the root, with the replicas as coordinates."""
+    return run[branch].to_dataset()
+
+
 def rows(array: xr.DataArray, group: Group) -> np.ndarray:
     """The values of a group, one row per replica."""
     return array.transpose("replica", ...).values[group.replicas]
@@ -119,7 +124,9 @@ def plateaus(panels: Sequence[Axes], run: xr.DataTree) -> list:
     """Shade from t_train to t_test, means over the seeds, in the colour of each group that grokked; for the legend."""
     found = []
     for group in groups(run):
-        status, t_train, t_test = (run[name].values.reshape(-1)[group.replicas] for name in ("status", "t_train", "t_test"))
+        status, t_train, t_test = (
+            np.atleast_1d(measured(run, "/")[name].values)[group.replicas] for name in ("status", "t_train", "t_test")
+        )
         grokked = status == "grokked"
         if not grokked.any():
             continue
@@ -140,11 +147,13 @@ def styles(labels: Sequence[str]) -> Iterator[tuple[str, Any, Line2D]]:
         yield label, style, Line2D([], [], color="0.3", linestyle=style, label=label)
 
 
-def legend(figure: Figure, handles: Sequence[Any], columns: int = 4) -> None:
-    """Each name once, below the panels, where it hides nothing."""
+def legend(figure: Figure, handles: Sequence[Any]) -> None:
+    """Each name once, below the panels, where it hides nothing, in as many columns as fit."""
     named = {handle.get_label(): handle for handle in handles}
     if named:
-        figure.legend(handles=list(named.values()), loc="outside lower center", ncols=min(len(named), columns))
+        widest = 0.7 + 0.075 * max(map(len, named))  # inches
+        columns = min(len(named), max(1, int(figure.get_figwidth() / widest)))
+        figure.legend(handles=list(named.values()), loc="outside lower center", ncols=columns, fontsize="small")
 
 
 def development(run: xr.DataTree, branch: str, panels: int, height: float = 1.7) -> tuple[Figure, list[Axes], list]:
@@ -162,21 +171,26 @@ def development(run: xr.DataTree, branch: str, panels: int, height: float = 1.7)
     figure = Figure(figsize=(6.5, 1.2 + height * (panels + 1)), layout="constrained")
     top, *below = figure.subplots(panels + 1, 1, sharex=True)
     handles = key(run)
-    for split, style, handle in styles(["test", "train"]):
-        curve(top, run, run.evaluation[f"{split}_accuracy"], linestyle=style, marker="")
+    for name, style, handle in styles(["test accuracy", "train accuracy"]):
+        curve(top, run, measured(run, "evaluation")[name.replace(" ", "_")], linestyle=style, marker="")
         handles.append(handle)
     top.set(ylabel="accuracy", ylim=(-0.03, 1.03))
     handles += plateaus([top, *below], run)
-    epochs = np.concatenate([run.evaluation.epoch.values, run[branch].epoch.values])
+    epochs = np.concatenate([measured(run, name).epoch.values for name in ("evaluation", branch)])
     epoch_axis([top, *below], epochs)
     below[-1].set_xlabel("epoch")
     figure.suptitle(heading(run), fontsize="medium")
     return figure, below, handles
 
 
+def count_axis(axes: Axes) -> None:
+    """An axis of numbers of things, which is not blown up where there are none."""
+    axes.set_ylim(0, max(1, axes.get_ylim()[1]))
+
+
 def has(run: xr.DataTree, branch: str, name: str, *dims: str) -> bool:
     """Whether a branch holds anything finite under this name, along these dimensions."""
-    if branch not in run.children or name not in run[branch].data_vars:
+    if branch not in run.children or name not in measured(run, branch):
         return False
-    array = run[branch][name]
+    array = measured(run, branch)[name]
     return set(dims) <= set(array.dims) and bool(np.isfinite(array.values).any())

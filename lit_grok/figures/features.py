@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lit_grok.figures.common import curve, epoch_axis, groups, heading, key, legend, plateaus, rows
+from lit_grok.figures.common import curve, epoch_axis, groups, heading, key, legend, measured, plateaus, rows
 
 _BINS = 15
 _MARKERS = "os^Dv"
@@ -22,7 +22,7 @@ def correlation_scatter(run: xr.DataTree, branch: str) -> Figure:
         the neuron's r, so that all live neurons that follow the observable lie on one line: the median over neurons and
         replicas in bins of equally many inputs, and between 16 % and 84 % the band.
     """
-    results = run[branch]
+    results = measured(run, branch)
     names = [str(name) for name in results.observable.values]
     layer = str(results.layer.values[-1])
     figure = Figure(figsize=(3.0 * len(names) + 0.5, 3.4), layout="constrained")
@@ -60,7 +60,7 @@ def correlation_layers(run: xr.DataTree, branch: str) -> Figure:
     Returns:
         The figure: weighted |r|, share of neurons and share of |pre-activation|.
     """
-    results = run[branch]
+    results = measured(run, branch)
     layers, names = ([str(label) for label in results[dim].values] for dim in ("layer", "observable"))
     quantities = ("correlation", "neuron_share", "activation_share")
     figure = Figure(figsize=(9, 3.4), layout="constrained")
@@ -86,7 +86,7 @@ def correlation_layers(run: xr.DataTree, branch: str) -> Figure:
             axes.axvline(edge, color="0.85", linewidth=0.8, zorder=0)
         title = values.attrs.get("long_name", quantity)
         axes.set(xticks=range(len(layers)), xticklabels=layers, title=title, ylim=(-0.03, 1.03))
-    legend(figure, handles, columns=6)
+    legend(figure, handles)
     figure.suptitle(heading(run), fontsize="medium")
     return figure
 
@@ -101,7 +101,7 @@ def correlation_development(run: xr.DataTree, branch: str) -> Figure:
     Returns:
         The figure, with a row for each layer and a column for each observable; the accuracies are in that of the run.
     """
-    results = run[branch]
+    results = measured(run, branch)
     layers, names = (list(results[dim].values) for dim in ("layer", "observable"))
     size = 2.7 * len(names) + 0.8, 1.6 * len(layers) + 0.9
     figure = Figure(figsize=size, layout="constrained")

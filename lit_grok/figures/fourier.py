@@ -4,7 +4,19 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lit_grok.figures.common import curve, development, draw_group, groups, heading, key, legend, rows, styles
+from lit_grok.figures.common import (
+    count_axis,
+    curve,
+    development,
+    draw_group,
+    groups,
+    heading,
+    key,
+    legend,
+    measured,
+    rows,
+    styles,
+)
 
 
 def ipr_distribution(run: xr.DataTree, branch: str) -> Figure:
@@ -17,7 +29,7 @@ def ipr_distribution(run: xr.DataTree, branch: str) -> Figure:
     Returns:
         The figure: shares of the live neurons; the panel by frequency is that of the first set, from frequency 1 on.
     """
-    results = run[branch]
+    results = measured(run, branch)
     sets = [str(name) for name in results["set"].values]
     figure = Figure(figsize=(2.3 * len(sets) + 3.4, 3.4), layout="constrained")
     *panels, last = figure.subplots(1, len(sets) + 1, width_ratios=[2] * len(sets) + [3])
@@ -59,7 +71,7 @@ def ipr_development(run: xr.DataTree, branch: str) -> Figure:
         The figure: the mean over the sets of weights, and for a single init_scale each set as well.
     """
     figure, (ratio, dead), handles = development(run, branch, panels=2)
-    results = run[branch]
+    results = measured(run, branch)
     curve(ratio, run, results.mean_ipr)
     if len(groups(run)) == 1:
         for name, style, handle in list(styles(["mean", *results["set"].values]))[1:]:
@@ -67,7 +79,7 @@ def ipr_development(run: xr.DataTree, branch: str) -> Figure:
             handles.append(handle)
     curve(dead, run, results.dead_neurons.sum("set"))
     ratio.set(ylabel="mean IPR", ylim=(0, None))
-    dead.set(ylabel="dead neurons", ylim=(0, None))
+    dead.set_ylabel("dead neurons")
+    count_axis(dead)
     legend(figure, handles)
     return figure
-

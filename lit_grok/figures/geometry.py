@@ -9,13 +9,27 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from lit_grok.figures.common import draw_group, epoch_axis, groups, heading, key, legend, plateaus, rows, styles
+from lit_grok.figures.common import (
+    draw_group,
+    epoch_axis,
+    groups,
+    heading,
+    key,
+    legend,
+    measured,
+    plateaus,
+    rows,
+    styles,
+)
 
 _SPECTRUM_POINTS = 2000  # more cannot be told apart on a page
 _SPECTRUM_DEPTH = 1e-12  # of the largest F: below lie dead neurons, down to the smallest number there is
 _SMOOTHED = 0.05  # half the width of the running median, as a share of the epoch: constant on a logarithmic axis
 
-_VARIANTS = {"classif_logits": "Fisher information of the classifier", "regression": "Fisher information of the regression"}
+_VARIANTS = {
+    "classif_logits": "Fisher information of the classifier",
+    "regression": "Fisher information of the regression",
+}
 
 
 def trajectory(run: xr.DataTree, branch: str, variant: str) -> Figure:
@@ -31,7 +45,7 @@ def trajectory(run: xr.DataTree, branch: str, variant: str) -> Figure:
         seeds; bands are the range over seeds. Dotted lines bound the bump of the step length, dashed ones in the
         spectrum are the smallest F of a stiff parameter.
     """
-    results = run[branch].to_dataset().sel(variant=variant)
+    results = measured(run, branch).sel(variant=variant)
     fisher, plain = results.sel(metric="fisher"), results.sel(metric="euclidean")
     figure = Figure(figsize=(9, 11), layout="constrained")
     grid = figure.subplots(4, 2)
@@ -151,4 +165,3 @@ def _spectrum(axes: Axes, run: xr.DataTree, results: xr.Dataset, stiff: str) -> 
     axes.set(xlabel="parameters, sorted", ylabel=r"$F_i$, trained network", xlim=(0, 1))
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     return found
-

@@ -5,7 +5,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lit_grok.figures.common import curve, epoch_axis, groups, heading, key, legend, plateaus, styles
+from lit_grok.figures.common import curve, epoch_axis, groups, heading, key, legend, measured, plateaus, styles
 
 
 def curves(run: xr.DataTree) -> Figure:
@@ -20,7 +20,7 @@ def curves(run: xr.DataTree) -> Figure:
     figure = Figure(figsize=(6.5, 5), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     handles = key(run)
-    evaluation = run.evaluation
+    evaluation = measured(run, "evaluation")
     for split, style, handle in styles(["test", "train"]):
         curve(top, run, evaluation[f"{split}_accuracy"], linestyle=style, marker="")
         curve(bottom, run, evaluation[f"{split}_loss"], linestyle=style, marker="")
@@ -34,13 +34,13 @@ def curves(run: xr.DataTree) -> Figure:
     epoch_axis([top, bottom], evaluation.epoch.values)
     if len(groups(run)) == 1:
         for name in ("t_train", "t_test"):
-            times = run[name].values
+            times = measured(run, "/")[name].values
             if np.isfinite(times).any():
                 mean = np.nanmean(times)
                 top.axvline(mean, color="0.3", linestyle=":", linewidth=1)
                 label = f"$t_{{\\rm {name[2:]}}}$ = {mean:.6g}"
                 top.annotate(label, (mean, 0.5), xytext=(3, 0), textcoords="offset points", fontsize="small")
                 handles.append(Line2D([], [], color="0.3", linestyle=":", label=r"$t_{\rm train}$, $t_{\rm test}$"))
-    legend(figure, handles, columns=5)
+    legend(figure, handles)
     figure.suptitle(heading(run), fontsize="medium")
     return figure

@@ -4,8 +4,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from lit_grok.figures.common import curve, development, draw_group, groups, has, heading, legend, rows, styles
+from lit_grok.figures.common import curve, development, draw_group, groups, has, heading, legend, measured, rows, styles
 
 
 def pruning_curves(run: xr.DataTree, branch: str) -> Figure:
@@ -19,13 +20,16 @@ def pruning_curves(run: xr.DataTree, branch: str) -> Figure:
         The figure: a column for the whole network and one for each layer that was pruned by itself. C is the mean over
         seeds; the dotted line is at the mean share that can go while 95 % of the accuracy stay.
     """
-    results = run[branch]
+    results = measured(run, branch)
     columns: list[tuple[str, str, xr.Dataset]] = []
     if has(run, branch, "accuracy", "fraction"):
         columns.append((results.attrs.get("scheme", ""), "", results))
     if has(run, branch, "layer_accuracy", "fraction"):
         columns += [(str(layer), "layer_", results.sel(layer=layer)) for layer in results.layer.values]
     figure = Figure(figsize=(max(3.0 * len(columns), 5.5) + 0.6, 4.8), layout="constrained")
+    figure.suptitle(heading(run), fontsize="medium")
+    if not columns:  # all replicas have diverged
+        return figure
     grid = figure.subplots(2, len(columns), sharex=True, sharey="row", height_ratios=(3, 2), squeeze=False)
     handles = []
     for (title, of, values), (top, bottom) in zip(columns, grid.T, strict=True):
@@ -46,10 +50,14 @@ def pruning_curves(run: xr.DataTree, branch: str) -> Figure:
                 handles.append(Line2D([], [], color=group.colour, linestyle=group.style, label=group.label))
         top.set(title=title, ylim=(-0.03, 1.03), xlim=(0, 1))
         bottom.set(xlabel="fraction pruned", yscale="log")
+    low, high = grid[1, 0].get_ylim()
+    # Powers of ten alone would leave a narrow range without a number, and every digit would overlap.
+    grid[1, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    grid[1, 0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    grid[1, 0].yaxis.set_minor_formatter(NullFormatter())
     grid[0, 0].set_ylabel("test accuracy")
     grid[1, 0].set_ylabel("test loss")
     legend(figure, handles)
-    figure.suptitle(heading(run), fontsize="medium")
     return figure
 
 
@@ -64,7 +72,7 @@ def compressibility_development(run: xr.DataTree, branch: str) -> Figure:
         The figure; the layers that were pruned by themselves are told apart by the style of the line.
     """
     figure, (top, bottom), handles = development(run, branch, panels=2)
-    results = run[branch]
+    results = measured(run, branch)
     for axes, name in ((top, "compressibility"), (bottom, "kept_share")):
         if has(run, branch, name, "epoch"):
             curve(axes, run, results[name])

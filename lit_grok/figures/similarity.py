@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lit_grok.figures.common import curve, development, heading, legend, styles
+from lit_grok.figures.common import curve, development, heading, legend, measured, styles
 
 
 def cka_matrix(run: xr.DataTree, branch: str) -> Figure:
@@ -17,11 +17,12 @@ def cka_matrix(run: xr.DataTree, branch: str) -> Figure:
     Returns:
         The figure, with a panel for each layer, and a line between different init_scales.
     """
-    cka = run[branch].cka
+    cka = measured(run, branch).cka
     scales, seeds = (np.atleast_1d(run.coords[name].values) for name in ("init_scale", "seed"))
     order = np.lexsort((seeds, scales))
     layers = [str(layer) for layer in cka.layer.values]
     figure = Figure(figsize=(3.0 * len(layers) + 1.2, 3.6), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # type: ignore[union-attr, call-arg]
     panels = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
     edges = np.flatnonzero(np.diff(scales[order])) + 0.5
     centres = [np.flatnonzero(scales[order] == scale).mean() for scale in np.unique(scales)]
@@ -48,7 +49,7 @@ def cka_development(run: xr.DataTree, branch: str) -> Figure:
         branch: That of the similarity.
     """
     figure, (axes,), handles = development(run, branch, panels=1, height=2.2)
-    results = run[branch]
+    results = measured(run, branch)
     for layer, style, handle in styles([str(layer) for layer in results.layer.values]):
         curve(axes, run, results.mean_cka.sel(layer=layer), linestyle=style)
         handles.append(handle)

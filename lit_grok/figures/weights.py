@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lit_grok.figures.common import curve, development, groups, legend, styles
+from lit_grok.figures.common import count_axis, curve, development, groups, legend, measured, styles
 
 
 def weights_development(run: xr.DataTree, branch: str) -> Figure:
@@ -18,8 +18,8 @@ def weights_development(run: xr.DataTree, branch: str) -> Figure:
         The figure: of all weights, and for a single init_scale of each layer as well.
     """
     figure, (norm, gini, negligible, dead), handles = development(run, branch, panels=4, height=1.4)
-    results = run[branch]
-    curve(norm, run, run.evaluation.weight_norm, marker="")
+    results = measured(run, branch)
+    curve(norm, run, measured(run, "evaluation").weight_norm, marker="")
     curve(gini, run, results.gini)
     curve(negligible, run, results.negligible_share)
     curve(dead, run, results.dead_neurons)
@@ -28,12 +28,13 @@ def weights_development(run: xr.DataTree, branch: str) -> Figure:
             for axes, name in ((norm, "layer_norm"), (gini, "layer_gini"), (negligible, "layer_negligible_share")):
                 curve(axes, run, results[name].sel(layer=layer), linestyle=style, linewidth=0.8, marker="")
             handles.append(handle)
-    norms = run.evaluation.weight_norm.values
+    norms = measured(run, "evaluation").weight_norm.values
     norm.set_ylabel("norm")
     if (norms[np.isfinite(norms)] > 0).any():
         norm.set_yscale("log")
     gini.set(ylabel="Gini of |w|", ylim=(0, 1.03))
     negligible.set(ylabel="negligible\nshare", ylim=(-0.03, 1.03))
-    dead.set(ylabel="dead neurons", ylim=(0, None))
+    dead.set_ylabel("dead neurons")
+    count_axis(dead)
     legend(figure, handles)
     return figure

@@ -1,136 +1,208 @@
+"""What is drawn is what was measured, once for all replicas, and legible."""
+
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 
-from lit_grok.figures.chains import chain_traces
-from lit_grok.figures.development import development, last, line
-from lit_grok.figures.features import correlation_bars, correlation_development, correlation_scatter
-from lit_grok.figures.fourier import ipr_development, ipr_distribution
-from lit_grok.figures.pruning import compressibility_development, pruning_curves
+from lit_grok.figures import chains, features, fourier, geometry, grokking, pruning, similarity, weights
+from lit_grok.figures.common import draw_group, groups, heading, rows
+from tests.lit_grok.synthetic import tree
 
-EPOCHS = np.array([0, 1, 2, 5, 10, 20])
-OBSERVABLES = ["energy", "abs_magnetisation"]
-
-
-def curve(values=0.5):
-    return "epoch", np.broadcast_to(values, len(EPOCHS)).astype(float)
-
-
-@pytest.fixture
-def replica():
-    generator = np.random.default_rng(0)
-    variables = {f"{split}_accuracy": curve() for split in ("train", "test")}
-    variables |= {"t_train": 2.0, "t_test": 10.0}
-    for name in ("a", "output"):
-        variables |= {f"ipr_{name}": curve(0.3), f"ipr_{name}_dead": curve(1)}
-        variables[f"ipr_{name}_per_neuron"] = "neuron", [0.5, np.nan, 0.2]
-        variables[f"ipr_{name}_frequency"] = "neuron", [3.0, -1.0, 5.0]
-        variables[f"ipr_{name}_activation"] = "neuron", [3.0, 0.0, 1.0]
-    variables["ipr_mean"] = curve(0.3)
-    for name in OBSERVABLES:
-        for suffix in ("", "_neurons", "_activation"):
-            variables[f"correlation_fc1_{name}{suffix}"] = curve(0.9)
-    variables["correlation_fc1_r"] = ("observable", "fc1_neuron"), [[1.0, -0.5, np.nan], [0.2, 0.1, np.nan]]
-    variables["correlation_fc1_sample"] = ("sample", "fc1_neuron"), generator.normal(size=(8, 3))
-    variables["correlation_observables"] = ("observable", "sample"), generator.normal(size=(2, 8))
-    for path in ("pruning", "pruning_other"):
-        variables |= {f"{path}_{name}": ("fraction", [1.0, 0.9, 0.1]) for name in ("accuracy", "loss")}
-        variables |= {f"{path}_final_compressibility": 4.0, f"{path}_final_kept_share": 0.5}
-        variables |= {f"{path}_compressibility": curve(3), f"{path}_kept_share": curve()}
-    return xr.Dataset(variables, {"epoch": EPOCHS, "observable": OBSERVABLES, "fraction": [0, 0.5, 1]})
+FIGURES = {
+    "curves": grokking.curves,
+    "ipr_distribution": lambda run: fourier.ipr_distribution(run, "ipr"),
+    "ipr_development": lambda run: fourier.ipr_development(run, "ipr"),
+    "correlation_scatter": lambda run: features.correlation_scatter(run, "features"),
+    "correlation_layers": lambda run: features.correlation_layers(run, "features"),
+    "correlation_development": lambda run: features.correlation_development(run, "features"),
+    "pruning_curves": lambda run: pruning.pruning_curves(run, "pruning"),
+    "compressibility_development": lambda run: pruning.compressibility_development(run, "pruning"),
+    "weights_development": lambda run: weights.weights_development(run, "weights"),
+    "cka_matrix": lambda run: similarity.cka_matrix(run, "similarity"),
+    "cka_development": lambda run: similarity.cka_development(run, "similarity"),
+    "trajectory": lambda run: geometry.trajectory(run, "fim_trajectory", "classif_logits"),
+    "chain_traces": lambda run: chains.chain_traces(run, "llc"),
+}
+RUNS = {
+    "one replica": {"scales": (10.0,), "seeds": 1},
+    "nine": {"scales": (0.1, 1.0, 10.0), "seeds": 3},
+    "two weight decays": {"decays": (3e-5, 3e-4)},
+    "one diverged": {"diverged": (0,)},
+    "all diverged": {"diverged": (0, 1, 2, 3)},
+    "one epoch": {"epochs": [0, 1]},
+}
 
 
-def labels(axes):
-    return [text.get_text() for text in axes.get_legend().get_texts()]
+def rendered(figure):
+    FigureCanvasAgg(figure)
+    figure.savefig(io.BytesIO(), format="png", dpi=60)
+    return figure
 
 
-def test_development_has_the_accuracy_on_top_and_the_plateau_in_every_panel(replica):
-    figure, axes = development(replica, "title", rows=2, columns=2)
-    assert axes.shape == (2, 2)
-    assert labels(figure.axes[1]) == ["train", "test"]
-    for panel in figure.axes:
-        (plateau,) = panel.patches
-        assert (plateau.get_x(), plateau.get_x() + plateau.get_width()) == (2, 10)
-    assert figure.axes[0].get_xscale() == "log"
+def legend_texts(figure):
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
-def test_a_steady_run_has_no_plateau(replica):
-    figure, _ = development(replica.assign(t_test=3.0), "", rows=1)
-    assert not figure.axes[0].patches
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_of_every_run(name, run, recwarn):
+    figure = rendered(FIGURES[name](tree(**RUNS[run])))
+    assert figure.get_suptitle().find("toy, P = 7") >= 0
+    assert not [str(w.message) for w in recwarn if "layout" in str(w.message)]
+    inside = figure.bbox
+    for axes in figure.axes:  # labels, ticks and legends lie on the page
+        box = axes.get_tightbbox(figure.canvas.get_renderer())
+        if box is not None:
+            assert box.x0 >= inside.x0 - 1, axes.get_ylabel()
+            assert box.y0 >= inside.y0 - 1
+            assert box.x1 <= inside.x1 + 1
+            assert box.y1 <= inside.y1 + 1
+    for legend in figure.legends:
+        box = legend.get_window_extent()
+        assert inside.x0 - 1 <= box.x0
+        assert box.x1 <= inside.x1 + 1
 
 
-def test_a_line_is_drawn_where_it_was_measured(replica):
-    values = replica.ipr_mean.values.copy()
-    values[2] = np.nan
-    _, ((axes,),) = development(replica, "", rows=1)
-    line(axes, replica.assign(ipr_mean=("epoch", values)), "ipr_mean")
-    assert axes.lines[0].get_xdata().tolist() == [1, 5, 10, 20]
+def test_a_group_is_the_seeds_of_one_init_scale():
+    run = tree(scales=(0.1, 1.0, 10.0), seeds=3)
+    found = groups(run)
+    assert [group.label for group in found] == ["init_scale 0.1", "init_scale 1", "init_scale 10"]
+    assert [group.replicas.tolist() for group in found] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert len({to_hex(group.colour) for group in found}) == 3
+    assert groups(tree(scales=(10.0,)))[0].label == ""
+    decays = groups(tree(scales=(10.0,), decays=(3e-5, 3e-4)))
+    assert [group.label for group in decays] == ["weight decay 3e-05", "weight decay 0.0003"]
+    assert decays[0].colour == decays[1].colour
+    assert decays[0].style != decays[1].style
 
 
-def test_last_is_the_last_measured(replica):
-    assert last(replica.assign(x=("epoch", [0.0, 1.0, 2.0, np.nan, 4.0, np.nan])), "x") == 4
-    assert last(replica, "t_test") == 10
-    assert np.isnan(last(replica.assign(x=curve(np.nan)), "x"))
+def test_the_heading_says_what_all_have_in_common():
+    assert heading(tree()) == "toy, P = 7, weight decay 3e-05, 2 seeds: mean and range"
+    assert heading(tree(scales=(10.0,), seeds=1)) == "toy, P = 7, init_scale 10, weight decay 3e-05, seed 0"
 
 
-def test_ipr_distribution_counts_the_dead_and_weighs_the_frequencies(replica):
-    left, right = ipr_distribution(replica, ["a", "output"]).axes
-    assert labels(left) == ["a: mean 0.35, 1 dead", "output: mean 0.35, 1 dead"]
-    heights = [bar.get_height() for bar in right.patches]
-    assert heights == [0, 0, 0, 0.75, 0, 0.25]
-    assert right.lines[0].get_ydata().tolist() == [0, 0, 0, 0.5, 0, 0.5]
+def test_line_and_band_are_mean_and_range():
+    axes = plt.Figure().subplots()
+    (group,) = groups(tree(scales=(1.0,)))
+    draw_group(axes, np.arange(3), np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]]), group)
+    assert axes.lines[0].get_xdata().tolist() == [0, 1]
+    assert axes.lines[0].get_ydata().tolist() == [2, 5]
+    band = axes.collections[0].get_paths()[0].vertices
+    assert {tuple(point) for point in band.tolist()} >= {(0, 1), (0, 3), (1, 5)}
 
 
-def test_ipr_distribution_of_a_dead_network(replica):
-    dead = {name: replica[name] * np.nan for name in ("ipr_a_per_neuron", "ipr_output_per_neuron")}
-    left, _ = ipr_distribution(replica.assign(dead), ["a", "output"]).axes
-    assert labels(left)[0] == "a: none live, 3 dead"
+def test_curves_show_the_accuracies_the_plateau_and_epoch_0():
+    run = tree(scales=(1.0, 10.0))
+    top, bottom = grokking.curves(run).axes
+    test = [line for line in top.lines if line.get_linestyle() == "-"]
+    for line, group in zip(test, groups(run), strict=True):
+        assert line.get_xdata()[0] == 0
+        np.testing.assert_allclose(line.get_ydata(), rows(run.evaluation.test_accuracy, group).mean(0))
+        assert line.get_color() == group.colour
+    for axes in (top, bottom):
+        (plateau,) = axes.patches  # init_scale 1 learns steadily
+        assert (plateau.get_x(), plateau.get_x() + plateau.get_width()) == (2, 50)
+        assert axes.get_xlim()[0] == 0
+    assert legend_texts(grokking.curves(run)) == ["init_scale 1", "init_scale 10", "test", "train", "grokking plateau"]
 
 
-def test_ipr_development(replica):
-    assert labels(ipr_development(replica, ["a", "output"]).axes[1]) == ["a", "output", "mean"]
+def test_a_legend_names_only_what_is_drawn():
+    assert legend_texts(grokking.curves(tree(scales=(1.0,)))) == ["test", "train", r"$t_{\rm train}$, $t_{\rm test}$"]
+    run = tree()
+    whole = legend_texts(FIGURES["trajectory"](run))
+    assert {"stiff", "sloppy", "stiff: F ≥ 0.1", "bump of the step length", "grokking plateau"} <= set(whole)
+    steps = [run.fim_trajectory[name] for name in ("step_magnitude", "step_cosine")]
+    for step in steps:
+        step.loc[{"subspace": "stiff"}] = np.nan
+    run.fim_trajectory.bump_start[:] = np.nan
+    run.fim_trajectory.bump_end[:] = np.nan
+    without = legend_texts(FIGURES["trajectory"](run))
+    assert set(whole) - set(without) == {"stiff", "bump of the step length"}
 
 
-def test_scatter_has_a_panel_for_each_observable_and_leaves_constant_neurons_out(replica):
-    energy, magnetisation = correlation_scatter(replica, "fc1").axes
-    assert labels(energy) == ["r > 0 (1 neurons)", "r < 0 (1 neurons)"]
-    assert magnetisation.get_xlabel() == "|magnetisation|"
-    assert magnetisation.get_title() == "median |r| = 0.15"
-    assert sum(len(points.get_offsets()) for points in energy.collections) == 16
+def test_the_plateau_is_in_the_cosine_panels_too():
+    figure = FIGURES["trajectory"](tree())
+    shaded = [len(axes.patches) for axes in figure.axes]
+    assert shaded == [1] * 7 + [0]  # but for the spectrum
+    assert "classifier" in figure.get_suptitle()
 
 
-def test_bars_and_development_of_the_layers(replica):
-    bars = correlation_bars(replica, ["fc1"])
-    assert [bar.get_height() for bar in bars.axes[0].patches] == [0.9, 0.9]
-    figure = correlation_development(replica, ["fc1"])
-    assert len(figure.axes) == 6
-    assert labels(figure.axes[-1]) == ["energy", "|magnetisation|"]
+def test_ipr_distribution_counts_live_neurons_of_every_frequency_but_zero():
+    run = tree(scales=(1.0,), seeds=1)
+    *sets, last = FIGURES["ipr_distribution"](run).axes
+    assert [axes.get_title() for axes in sets] == ["weights a", "weights b", "weights output"]
+    assert last.lines[0].get_xdata().tolist() == [1, 2, 3]
+    np.testing.assert_allclose(last.lines[0].get_ydata(), [2 / 5, 0, 2 / 5])  # five live neurons, one of frequency 0
+    for axes in sets:
+        assert axes.patches[0].get_data().values.sum() == pytest.approx(1)
 
 
-def test_pruning_curves_mark_what_is_kept_of_a_single_one(replica):
-    single = pruning_curves(replica, {"layerwise": "pruning"}).axes[0]
-    assert labels(single) == ["layerwise\n$C$ = 4.00", "50 % kept:\n95 % of accuracy"]
-    both = pruning_curves(replica, {"layerwise": "pruning", "fc1": "pruning_other"}).axes[0]
-    assert labels(both) == ["layerwise\n$C$ = 4.00", "fc1\n$C$ = 4.00"]
-    assert len(compressibility_development(replica, {"layerwise": "pruning"}).axes) == 3
-    young = pruning_curves(replica.assign(pruning_final_kept_share=np.nan), {"layerwise": "pruning"}).axes[0]
-    assert labels(young) == ["layerwise\n$C$ = 4.00"]
+def test_the_scatter_aligns_the_neurons():
+    run = tree(scales=(1.0,), seeds=1)
+    results = run.features
+    observable = results.sample_observable.values
+    signs = np.array([1.0, -1.0, 1.0, -1.0, np.nan])
+    results.neuron_correlation.loc[{"layer": "fc1", "observable": "energy"}] = signs[None]
+    slope = np.array([2.0, -3.0, 0.5, -1.0, 0.0])
+    results.sample_preactivation.values[0] = observable[0, 0][:, None] * slope + 7
+    axes = FIGURES["correlation_scatter"](run).axes[0]
+    y = axes.lines[0].get_ydata()
+    assert (np.diff(y) > 0).all()  # all on one rising line, whatever their sign and slope; the constant one left out
+    low, high = axes.collections[0].get_paths()[0].get_extents().get_points()[:, 1]
+    assert low < y[0] < y[-1] < high or np.allclose([low, high], [y[0], y[-1]], atol=0.5)
 
 
-@pytest.mark.parametrize("burn_in", [0, 2])
-def test_chain_traces_show_every_chain_and_the_estimate(burn_in):
-    values = np.array([[0.0, 9.0, 1.0, 3.0, 5.0], [0.0, 9.0, 3.0, 5.0, np.inf]])[:, 2 - burn_in :]
-    coordinates = {"chain_step": np.arange(-burn_in, 3)}
-    top, bottom = chain_traces(xr.DataArray(values, coordinates, dims=("chain", "chain_step"))).axes
-    np.testing.assert_array_equal([line.get_ydata() for line in top.lines[:2]], values)
-    means = [line.get_ydata().tolist() for line in bottom.lines[:3]]
-    assert means == [[1, 2, 3], [3, 4, np.inf], [2, 3, np.inf]]
-    assert labels(bottom) == [r"$\hat\lambda$ = inf", *["burn-in"] * (burn_in > 0)]
-    assert np.isfinite(top.get_ylim()).all()
+def test_layers_have_a_mark_for_every_observable_and_group():
+    run = tree()
+    figure = FIGURES["correlation_layers"](run)
+    assert len(figure.axes[0].lines) >= 4
+    assert legend_texts(figure) == ["init_scale 1", "init_scale 10", "energy", "|magnetisation|"]
 
 
-def test_figures_do_not_pile_up_in_pyplot(replica):
+def test_pruning_curves_say_c_and_mark_what_is_kept():
+    run = tree()
+    top = FIGURES["pruning_curves"](run).axes[0]
+    c = [rows(run.pruning.final_compressibility, group).mean() for group in groups(run)]
+    kept = [rows(run.pruning.final_kept_share, group).mean() for group in groups(run)]
+    texts = legend_texts(FIGURES["pruning_curves"](run))
+    assert texts[1:] == [f"init_scale 1: $C$ = {c[0]:.3g}", f"init_scale 10: $C$ = {c[1]:.3g}"] or {
+        f"init_scale 1: $C$ = {c[0]:.3g}",
+        f"init_scale 10: $C$ = {c[1]:.3g}",
+    } <= set(texts)
+    dotted = [line.get_xdata()[0] for line in top.lines if line.get_linestyle() == ":"]
+    np.testing.assert_allclose(dotted, 1 - np.array(kept))
+
+
+def test_the_cka_matrix_is_ordered_by_init_scale():
+    run = tree(scales=(1.0, 10.0), seeds=2)
+    figure = FIGURES["cka_matrix"](run)
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), run.similarity.cka.sel(layer="conv1").values)
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["conv1", "fc1"]
+    falling = tree(scales=(10.0, 1.0), seeds=2)
+    expected = falling.similarity.cka.sel(layer="conv1").values[np.ix_([2, 3, 0, 1], [2, 3, 0, 1])]
+    np.testing.assert_array_equal(FIGURES["cka_matrix"](falling).axes[0].images[0].get_array(), expected)
+
+
+def test_a_running_median_hides_noise_and_keeps_the_beginning():
+    epochs = np.arange(1, 1001)
+    noisy = 1 / epochs + np.where(epochs > 500, np.random.default_rng(0).normal(0, 0.1, 1000), 0)
+    smooth = geometry.running_median(epochs, noisy)
+    np.testing.assert_array_equal(smooth[:18], noisy[:18])
+    assert smooth[700:].std() < 0.25 * noisy[700:].std()
+
+
+def test_chains_of_at_most_six_replicas():
+    assert len(FIGURES["chain_traces"](tree(scales=(1.0,), seeds=2)).axes) == 4
+    many = FIGURES["chain_traces"](tree(scales=(1.0,), seeds=9))
+    assert len(many.axes) == 12
+    assert many.get_suptitle().endswith("6 of 9 replicas")
+
+
+def test_figures_do_not_pile_up_in_pyplot():
     before = plt.get_fignums()
-    ipr_development(replica, ["a"])
+    FIGURES["curves"](tree())
     assert plt.get_fignums() == before
