@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from callbacks.base import AnalysisCallback, Batch
+from lit_grok.figures.common import has
 from lit_grok.figures.features import correlation_development, correlation_layers, correlation_scatter
 from lit_grok.measures.correlation import dominant_observable_shares, pearson, weighted_correlation
 from lit_grok.networks import HasObservables, HasPreactivations
@@ -110,11 +111,13 @@ class FeatureCorrelationCallback(AnalysisCallback):
 
     def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
         """Last layer against the observables (Fig. 3), layers (Figs. 12, 13) and development (Figs. 7, 28–30)."""
-        return {
-            "scatter": correlation_scatter(run, self.name),
-            "layers": correlation_layers(run, self.name),
-            "development": correlation_development(run, self.name),
-        }
+        figures = {}
+        if has(run, self.name, "sample_preactivation"):
+            figures["scatter"] = correlation_scatter(run, self.name)
+            figures["layers"] = correlation_layers(run, self.name)
+        if has(run, self.name, "correlation", "epoch"):
+            figures["development"] = correlation_development(run, self.name)
+        return figures
 
 
 def _observables(network: nn.Module, inputs: Tensor) -> tuple[list[str], Tensor]:

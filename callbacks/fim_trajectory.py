@@ -17,6 +17,7 @@ from torch import Tensor
 
 from callbacks.base import AnalysisCallback, Batch, is_epoch, labelled_scalars
 from lit_grok.cli import UsageError
+from lit_grok.figures.common import has
 from lit_grok.figures.geometry import trajectory
 from lit_grok.files import ReadError, reading, write
 from lit_grok.measures.fisher import Variant, fisher_diagonal
@@ -199,7 +200,7 @@ class FIMTrajectoryCallback(AnalysisCallback):
 
     def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
         """One page of the trajectory for each variant; none where the training has ended before the third snapshot."""
-        if self.name not in run.children or run[self.name].sizes.get("epoch", 0) < 2:
+        if not has(run, self.name, "step_cosine", "epoch"):
             return {}
         return {variant: trajectory(run, self.name, variant) for variant in self.variants}
 

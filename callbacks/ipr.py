@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from callbacks.base import AnalysisCallback, Batch
+from lit_grok.figures.common import has
 from lit_grok.figures.fourier import ipr_development, ipr_distribution
 from lit_grok.measures.fourier import dominant_frequency, inverse_participation_ratio
 from lit_grok.measures.weights import negligible
@@ -92,10 +93,12 @@ class IPRCallback(AnalysisCallback):
 
     def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
         """Distribution over the neurons at the end (Fig. 4), and the development of the mean (Fig. 6)."""
-        return {
-            "distribution": ipr_distribution(run, self.name),
-            "development": ipr_development(run, self.name),
-        }
+        figures = {}
+        if has(run, self.name, "neuron_ipr"):
+            figures["distribution"] = ipr_distribution(run, self.name)
+        if has(run, self.name, "mean_ipr", "epoch"):
+            figures["development"] = ipr_development(run, self.name)
+        return figures
 
     @staticmethod
     def _weights(network: nn.Module) -> dict[str, Tensor]:

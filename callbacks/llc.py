@@ -14,6 +14,7 @@ from torch.func import functional_call, vmap
 
 from callbacks.base import AnalysisCallback, Batch, where_double_exists
 from lit_grok.figures.chains import chain_traces
+from lit_grok.figures.common import has
 from lit_grok.measures.learning_coefficient import local_learning_coefficient
 from lit_grok.modules import LitClassifier
 from lit_grok.networks import HasStackedForward
@@ -132,4 +133,4 @@ class LLCCallback(AnalysisCallback):
 
     def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
         """The chains, to see whether they have settled."""
-        return {"chains": chain_traces(run, self.name)}
+        return {"chains": chain_traces(run, self.name)} if has(run, self.name, "trace") else {}

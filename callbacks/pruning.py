@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from callbacks.base import AnalysisCallback, Batch
+from lit_grok.figures.common import has
 from lit_grok.figures.pruning import compressibility_development, pruning_curves
 from lit_grok.measures.pruning import PruningCurve, Scheme, area, compressibility, kept_share, pruning_curve
 from lit_grok.modules import LitClassifier
@@ -117,7 +118,12 @@ class PruningCallback(AnalysisCallback):
 
     def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
         """Pruning curve at the end (Fig. 5 a, b), and the development of the compressibility (Figs. 6, 7)."""
-        return {"": pruning_curves(run, self.name), "development": compressibility_development(run, self.name)}
+        figures = {}
+        if any(has(run, self.name, f"{of}accuracy", "fraction") for of in ("", "layer_")):
+            figures[""] = pruning_curves(run, self.name)
+        if any(has(run, self.name, f"{of}compressibility", "epoch") for of in ("", "layer_")):
+            figures["development"] = compressibility_development(run, self.name)
+        return figures
 
     def _scored(self, module: LitClassifier) -> list[Batch]:
         """The examples that the scores are taken from, where the scheme has scores."""

@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from callbacks.base import AnalysisCallback, Batch, where_double_exists
+from lit_grok.figures.common import has
 from lit_grok.figures.similarity import cka_development, cka_matrix
 from lit_grok.measures.similarity import pairwise_linear_cka
 from lit_grok.modules import LitClassifier
@@ -56,9 +57,12 @@ class SimilarityCallback(AnalysisCallback):
 
     def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
         """The matrix of every layer at the end, and the development of the mean; nothing for one replica."""
-        if self.name not in run.children:
-            return {}
-        return {"": cka_matrix(run, self.name), "development": cka_development(run, self.name)}
+        figures = {}
+        if has(run, self.name, "cka"):
+            figures[""] = cka_matrix(run, self.name)
+        if has(run, self.name, "mean_cka", "epoch"):
+            figures["development"] = cka_development(run, self.name)
+        return figures
 
     @staticmethod
     @torch.no_grad()

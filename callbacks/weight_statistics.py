@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from callbacks.base import AnalysisCallback, Batch
+from lit_grok.figures.common import has
 from lit_grok.figures.weights import weights_development
 from lit_grok.measures import weights
 from lit_grok.measures.inequality import gini
@@ -65,7 +66,7 @@ class WeightStatisticsCallback(AnalysisCallback):
 
     def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
         """Their development."""
-        return {"": weights_development(run, self.name)}
+        return {"": weights_development(run, self.name)} if has(run, self.name, "gini", "epoch") else {}
 
 
 def _statistics(values: Tensor, masked: Tensor) -> dict[str, Tensor]:

@@ -18,14 +18,14 @@ def network():
 
 def test_statistics_by_hand(network):
     values = WeightStatisticsCallback().measure(network, None)
-    assert values["weights/norm"] == pytest.approx(np.sqrt(9 + 16 + 1 + 4))
-    assert values["weights/0/norm"] == pytest.approx(5)
-    assert values["weights/0/gini"] == pytest.approx((0 * 3 + 2 * 4) / (3 * 7))
-    assert values["weights/zero_share"] == pytest.approx(1 / 6)
-    assert values["weights/2/zero_share"] == 0
-    assert values["weights/negligible_share"] == pytest.approx(2 / 6)
-    assert values["weights/0/dead"] == values["weights/dead"] == 2
-    assert "weights/2/dead" not in values  # the last layer gives the classes
+    assert values["layer_norm"].values == pytest.approx([5, np.sqrt(1 + 4)])
+    assert values["layer_norm"].layer.values.tolist() == ["0", "2"]
+    assert values["layer_gini"][0] == pytest.approx((0 * 3 + 2 * 4) / (3 * 7))
+    assert values["zero_share"] == pytest.approx(1 / 6)
+    assert values["layer_zero_share"].values.tolist() == [pytest.approx(1 / 3), 0]
+    assert values["negligible_share"] == pytest.approx(2 / 6)
+    assert values["layer_dead_neurons"][0] == values["dead_neurons"] == 2
+    assert np.isnan(values["layer_dead_neurons"][1])  # the last layer gives the classes
 
 
 def test_the_network_is_left_alone(network):
@@ -38,6 +38,6 @@ def test_a_network_of_zeros_has_no_inequality(network):
     for parameter in network.parameters():
         nn.init.zeros_(parameter)
     values = WeightStatisticsCallback().measure(network, None)
-    assert values["weights/zero_share"] == 1
-    assert values["weights/0/dead"] == 3
-    assert np.isnan(values["weights/gini"])
+    assert values["zero_share"] == 1
+    assert values["layer_dead_neurons"][0] == 3
+    assert np.isnan(values["gini"])
