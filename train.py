@@ -43,7 +43,7 @@ def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDat
     analyses = {name: callback for name, callback in callbacks.items() if isinstance(callback, AnalysisCallback)}
     for name, callback in callbacks.items():
         if name in analyses:
-            callback.name = name
+            callback.branch = name
             callback.check(network)
         elif not isinstance(callback, Callback):
             given = f"callbacks.{name}={cli.spelled(callback)}"

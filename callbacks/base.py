@@ -35,7 +35,7 @@ class AnalysisCallback(L.Callback):
 
     A subclass says *what*: `measure` takes a network and a batch and returns numbers by name. The base says
     *when*: before the first step (epoch 0), on the cadence, and at the end of the training. Numbers go to the
-    run's results, as curves over (replica, epoch) in the branch `name`, and to the loggers. What `measure` is given
+    run's results, as curves over (replica, epoch) in the branch `branch`, and to the loggers. What `measure` is given
     is a copy on the CPU, where double precision exists whatever the training runs on, and the random-number state is
     put back afterwards, so that an analysis cannot change the training.
 
@@ -46,7 +46,7 @@ class AnalysisCallback(L.Callback):
         split: Which examples `measure` is given, ``test`` or ``train``: all of them.
 
     Attributes:
-        name: The branch of the results: the key of the callback in the configuration.
+        branch: That of the results: the key of the callback in the configuration.
         seconds: What the fastest measurement so far took.
         total: What all of them took.
         bytes: What the last one has recorded.
@@ -56,7 +56,7 @@ class AnalysisCallback(L.Callback):
         ...     def measure(self, network, batch):
         ...         return {"norm": sum(p.square().sum() for p in network.parameters()).sqrt()}
         >>> callback = WeightNormCallback(every=10)
-        >>> callback.name, callback.is_due(20), callback.is_due(21)
+        >>> callback.branch, callback.is_due(20), callback.is_due(21)
         ('weight_norm', True, False)
     """
 
@@ -84,7 +84,7 @@ class AnalysisCallback(L.Callback):
         if split not in ("test", "train"):
             raise ValueError(f"{type(self).__name__}.split={split}: unknown; allowed: test, train")
         self.every, self.per_decade, self.split = every, per_decade, split
-        self.name = snake_case(type(self).__name__.removesuffix("Callback"))
+        self.branch = snake_case(type(self).__name__.removesuffix("Callback"))
         self.seconds, self.total, self.bytes = math.inf, 0.0, 0
         self._last_epoch: int | None = None
         self._reported: set[str] = set()
@@ -114,7 +114,7 @@ class AnalysisCallback(L.Callback):
 
         Args:
             run: Everything that was measured, as ``lit_grok.open_run`` gives it; the callback's own branch is
-                ``run[self.name]``, and is missing where nothing could be measured.
+                ``run[self.branch]``, and is missing where nothing could be measured.
 
         Returns:
             Name to figure; saved as ``figures/NAME.png`` and ``.pdf`` in the run's directory, where NAME is that of
@@ -236,7 +236,7 @@ class AnalysisCallback(L.Callback):
     @property
     def state_key(self) -> str:
         """Tells several instances of one class apart."""
-        return f"{type(self).__qualname__} {self.name}"
+        return f"{type(self).__qualname__} {self.branch}"
 
     def _measure_if_due(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
         if self.is_due(epoch) and self._last_epoch != epoch:
@@ -259,12 +259,12 @@ class AnalysisCallback(L.Callback):
                 values = measure(module, batch)
             arrays = {name: _without(lost, _array(name, value)) for name, value in values.items()}
             if arrays and (described := dict(self.describe())):
-                module.recorder.attributes[self.name] = described
+                module.recorder.attributes[self.branch] = described
             for name, array in arrays.items():
                 dims = [str(dim) for dim in array.dims[1:]]
                 labels = {dim: array[dim].values for dim in dims if dim in array.coords}
                 attributes = {"long_name": self.long_names.get(name, "")} | {k: str(v) for k, v in array.attrs.items()}
-                path = f"{self.name}/{name}"
+                path = f"{self.branch}/{name}"
                 # What is a curve already is measured once more at its last epoch.
                 at = None if once and not module.recorder.has(path, epoch) else epoch
                 module.recorder.add(path, array.values, at, dims, labels, attributes)
@@ -279,7 +279,7 @@ class AnalysisCallback(L.Callback):
         """Numbers, and arrays whose every dimension is labelled with a few words, to the loggers."""
         scalars: dict[str, np.ndarray] = {}
         for name, array in arrays.items():
-            measured = labelled_scalars(f"{self.name}/{name}", array)
+            measured = labelled_scalars(f"{self.branch}/{name}", array)
             # A number that is NaN is said; of many, those that are not measured yet would be so many empty panels.
             scalars |= {k: v for k, v in measured.items() if array.ndim == 1 or not np.isnan(v).all()}
         if scalars:
@@ -302,7 +302,7 @@ class AnalysisCallback(L.Callback):
             if where and name not in self._reported and name not in self.may_be_nan:
                 self._reported.add(name)
                 labels = "; ".join(module.label(r) for r in where)
-                log.warning("callbacks.%s, epoch %d: %s is NaN (%s)", self.name, epoch, name, labels)
+                log.warning("callbacks.%s, epoch %d: %s is NaN (%s)", self.branch, epoch, name, labels)
 
 
 def where_double_exists(tensor: Tensor) -> Tensor:
@@ -357,16 +357,16 @@ def save_figures(
     for callback in callbacks:
         if not hasattr(callback, "draw"):
             continue
-        name = callback.name
+        name = callback.branch
         try:
             for suffix, figure in callback.draw(run).items():
-                name = f"{callback.name}_{suffix}" if suffix else callback.name
+                name = f"{callback.branch}_{suffix}" if suffix else callback.branch
                 for kind in ("pdf", "png"):
                     picture = io.BytesIO()
                     figure.savefig(picture, format=kind, dpi=150)
                     write(directory / f"{name}.{kind}", picture.getvalue())
                 if loggers and isinstance(loggers[0], WandbLogger):
-                    loggers[0].log_image(f"{callback.name}/{suffix or 'figure'}", [str(directory / f"{name}.png")])
+                    loggers[0].log_image(f"{callback.branch}/{suffix or 'figure'}", [str(directory / f"{name}.png")])
         except Exception as error:  # what was measured must not be lost to a picture
             log.warning("figures/%s was not drawn (%s: %s)", name, type(error).__name__, error)
 

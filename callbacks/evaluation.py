@@ -44,4 +44,4 @@ class EvaluationCallback(AnalysisCallback):
 
     def _measure(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
         super()._measure(trainer, module, epoch)
-        module.mark_diverged(epoch, torch.from_numpy(module.recorder.latest(f"{self.name}/train_loss")))
+        module.mark_diverged(epoch, torch.from_numpy(module.recorder.latest(f"{self.branch}/train_loss")))

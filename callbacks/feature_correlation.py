@@ -112,11 +112,11 @@ class FeatureCorrelationCallback(AnalysisCallback):
     def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
         """Last layer against the observables (Fig. 3), layers (Figs. 12, 13) and development (Figs. 7, 28–30)."""
         figures = {}
-        if has(run, self.name, "sample_preactivation"):
-            figures["scatter"] = correlation_scatter(run, self.name)
-            figures["layers"] = correlation_layers(run, self.name)
-        if has(run, self.name, "correlation", "epoch"):
-            figures["development"] = correlation_development(run, self.name)
+        if has(run, self.branch, "sample_preactivation"):
+            figures["scatter"] = correlation_scatter(run, self.branch)
+            figures["layers"] = correlation_layers(run, self.branch)
+        if has(run, self.branch, "correlation", "epoch"):
+            figures["development"] = correlation_development(run, self.branch)
         return figures
 
 

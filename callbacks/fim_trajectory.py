@@ -200,9 +200,9 @@ class FIMTrajectoryCallback(AnalysisCallback):
 
     def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
         """One page of the trajectory for each variant; none where the training has ended before the third snapshot."""
-        if not has(run, self.name, "step_cosine", "epoch"):
+        if not has(run, self.branch, "step_cosine", "epoch"):
             return {}
-        return {variant: trajectory(run, self.name, variant) for variant in self.variants}
+        return {variant: trajectory(run, self.branch, variant) for variant in self.variants}
 
     def _measure(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
         """Take a snapshot, and measure the step that it completes, at the epoch where that step started."""
@@ -300,14 +300,14 @@ class FIMTrajectoryCallback(AnalysisCallback):
         """Add what could not be measured while the training went on to its epoch."""
         scalars: dict[str, np.ndarray] = {}
         for name, array in values.items():
-            path = f"{self.name}/{name}"
+            path = f"{self.branch}/{name}"
             module.recorder.amend(path, array.values, epoch)
             scalars |= {k: v for k, v in labelled_scalars(path, array).items() if not np.isnan(v).all()}
         module.log_replicas(scalars, epoch)
 
     def _periods(self, module: LitClassifier) -> dict[str, xr.DataArray]:
         """The bump of each curve of the step magnitude, and how many steps have no length."""
-        epochs, magnitudes = module.recorder.curve(f"{self.name}/step_magnitude")
+        epochs, magnitudes = module.recorder.curve(f"{self.branch}/step_magnitude")
         curves = magnitudes[..., 0]  # (steps, replicas, variants, metrics)
         periods = np.apply_along_axis(lambda curve: grokking_period(epochs, curve), 0, curves)
         degenerate = np.isnan(curves).sum(0).astype(float)
@@ -315,7 +315,7 @@ class FIMTrajectoryCallback(AnalysisCallback):
         for r in np.flatnonzero((degenerate > 0).any((1, 2))).tolist():
             count = int(np.nanmax(degenerate[r]))
             log.warning(
-                "callbacks.%s, %s: %d of %d steps have no length", self.name, module.label(r), count, len(epochs)
+                "callbacks.%s, %s: %d of %d steps have no length", self.branch, module.label(r), count, len(epochs)
             )
         labels = {"variant": self.variants, "metric": list(METRICS)}
         values = {"bump_start": periods[0], "bump_end": periods[1], "degenerate_steps": degenerate}

@@ -23,7 +23,7 @@ class GrokTimeCallback(L.Callback):
     undefined or without meaning, as in `lit_grok.measures.grokking.outcome`) and drawn at the end.
     """
 
-    name = "grok_time"
+    branch = "grok_time"
 
     def __init__(self):
         self._announced: list[int] = []

@@ -94,10 +94,10 @@ class IPRCallback(AnalysisCallback):
     def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
         """Distribution over the neurons at the end (Fig. 4), and the development of the mean (Fig. 6)."""
         figures = {}
-        if has(run, self.name, "neuron_ipr"):
-            figures["distribution"] = ipr_distribution(run, self.name)
-        if has(run, self.name, "mean_ipr", "epoch"):
-            figures["development"] = ipr_development(run, self.name)
+        if has(run, self.branch, "neuron_ipr"):
+            figures["distribution"] = ipr_distribution(run, self.branch)
+        if has(run, self.branch, "mean_ipr", "epoch"):
+            figures["development"] = ipr_development(run, self.branch)
         return figures
 
     @staticmethod

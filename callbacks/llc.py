@@ -133,4 +133,4 @@ class LLCCallback(AnalysisCallback):
 
     def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
         """The chains, to see whether they have settled."""
-        return {"chains": chain_traces(run, self.name)} if has(run, self.name, "trace") else {}
+        return {"chains": chain_traces(run, self.branch)} if has(run, self.branch, "trace") else {}

@@ -119,10 +119,10 @@ class PruningCallback(AnalysisCallback):
     def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
         """Pruning curve at the end (Fig. 5 a, b), and the development of the compressibility (Figs. 6, 7)."""
         figures = {}
-        if any(has(run, self.name, f"{of}accuracy", "fraction") for of in ("", "layer_")):
-            figures[""] = pruning_curves(run, self.name)
-        if any(has(run, self.name, f"{of}compressibility", "epoch") for of in ("", "layer_")):
-            figures["development"] = compressibility_development(run, self.name)
+        if any(has(run, self.branch, f"{of}accuracy", "fraction") for of in ("", "layer_")):
+            figures[""] = pruning_curves(run, self.branch)
+        if any(has(run, self.branch, f"{of}compressibility", "epoch") for of in ("", "layer_")):
+            figures["development"] = compressibility_development(run, self.branch)
         return figures
 
     def _scored(self, module: LitClassifier) -> list[Batch]:

@@ -58,10 +58,10 @@ class SimilarityCallback(AnalysisCallback):
     def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
         """The matrix of every layer at the end, and the development of the mean; nothing for one replica."""
         figures = {}
-        if has(run, self.name, "cka"):
-            figures[""] = cka_matrix(run, self.name)
-        if has(run, self.name, "mean_cka", "epoch"):
-            figures["development"] = cka_development(run, self.name)
+        if has(run, self.branch, "cka"):
+            figures[""] = cka_matrix(run, self.branch)
+        if has(run, self.branch, "mean_cka", "epoch"):
+            figures["development"] = cka_development(run, self.branch)
         return figures
 
     @staticmethod

@@ -66,7 +66,7 @@ class WeightStatisticsCallback(AnalysisCallback):
 
     def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
         """Their development."""
-        return {"": weights_development(run, self.name)} if has(run, self.name, "gini", "epoch") else {}
+        return {"": weights_development(run, self.branch)} if has(run, self.branch, "gini", "epoch") else {}
 
 
 def _statistics(values: Tensor, masked: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,13 +16,13 @@ CONSTANT = "+callbacks.constant._target_=tests.helpers.Constant"
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "weight_norm")
 
 
-def measured(dataset, name="constant", replica=0):
-    return dataset[name].isel(replica=replica).dropna("epoch").epoch.values.tolist()
+def measured(run, branch="constant"):
+    return run[branch].epoch.values.tolist()
 
 
 def same(run, other, names=CURVES):
     assert (run / "weights.safetensors").read_bytes() == (other / "weights.safetensors").read_bytes()
-    mine, theirs = lit_grok.open_run(run), lit_grok.open_run(other)
+    mine, theirs = (lit_grok.open_run(each, "evaluation").evaluation for each in (run, other))
     for name in names:
         np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
 
@@ -59,13 +60,13 @@ def test_impossible_cadences(options):
 )
 def test_measured_at_the_start_on_the_cadence_and_at_the_end(command, options, expected):
     run = command.mod_add("epochs=5", CONSTANT, *(f"+callbacks.constant.{o}" for o in options))
-    dataset = lit_grok.open_run(run)
-    assert measured(dataset) == expected
-    assert dataset.epoch.values.tolist() == [0, 1, 2, 3, 4, 5]
+    results = lit_grok.open_run(run)
+    assert measured(results) == expected
+    assert measured(results, "evaluation") == [0, 1, 2, 3, 4, 5]
 
 
 def test_without_a_cadence_once_at_the_end(command):
-    dataset = lit_grok.open_run(command.mod_add(CONSTANT, "seed=0:2"))
+    dataset = lit_grok.open_run(command.mod_add(CONSTANT, "seed=0:2")).constant
     assert dataset.constant.dims == ("replica",)
     assert dataset.constant.values.tolist() == [1.5, 1.5]
 
@@ -76,7 +77,7 @@ def test_nothing_is_measured_twice_when_a_run_goes_on(command, monkeypatch):
     calls = []
     monkeypatch.setattr(Constant, "measure", lambda self, *_: calls.append(1) or {"constant": 2.5})
     assert command(f"resume={run}", "epochs=6").code == 0
-    values = lit_grok.open_run(run).constant.isel(replica=0)
+    values = lit_grok.open_run(run).constant.constant.isel(replica=0)
     assert values.values.tolist() == [1.5] * 5 + [2.5] * 2
     assert len(calls) == 2
 
@@ -93,7 +94,7 @@ def test_a_destructive_analysis_changes_nothing(command, seeds, split):
         *("+callbacks.vandal.every=1", f"+callbacks.vandal.split={split}"),
     )
     same(plain, ruined)
-    assert len(measured(lit_grok.open_run(ruined), "noise")) == 5  # it did run
+    assert len(measured(lit_grok.open_run(ruined), "vandal")) == 5  # it did run
 
 
 def test_a_destructive_analysis_changes_nothing_in_ising(command):
@@ -112,7 +113,9 @@ class Shapes(AnalysisCallback):
         assert len(inputs) == len(targets)
         return {
             "count": torch.tensor(len(inputs)),
-            "fourier/power": xr.DataArray(np.arange(3.0), dims="frequency", coords={"frequency": [1, 2, 4]}),
+            "power": xr.DataArray(
+                *(np.arange(3.0), {"frequency": [1, 2, 4]}, "frequency"), attrs={"long_name": "power", "units": "W"}
+            ),
             "flag": True,
         }
 
@@ -120,10 +123,12 @@ class Shapes(AnalysisCallback):
 def test_what_measure_may_return(command, monkeypatch):
     monkeypatch.setattr("tests.helpers.Constant.measure", Shapes.measure)
     run = command.mod_add(CONSTANT, "+callbacks.constant.every=4", "+callbacks.constant.split=train", "seed=0:2")
-    dataset = lit_grok.open_run(run)
+    dataset = lit_grok.open_run(run).constant.to_dataset()
     assert dataset["count"].values[:, 0].tolist() == [84, 84]  # ⌊0.7 · 121⌋, all of them
-    assert dataset.fourier_power.dims == ("replica", "epoch", "frequency")
-    assert dataset.fourier_power.sel(frequency=4, epoch=4).values.tolist() == [2, 2]
+    assert dataset["count"].attrs == {"long_name": "count", "units": ""}
+    assert dataset.power.dims == ("replica", "epoch", "frequency")
+    assert dataset.power.attrs == {"long_name": "power", "units": "W"}
+    assert dataset.power.sel(frequency=4, epoch=4).values.tolist() == [2, 2]
     assert dataset.flag.values[:, 0].tolist() == [1, 1]
 
 
@@ -131,7 +136,7 @@ def test_scalars_reach_the_loggers_at_their_epoch(command):
     run = command.mod_add(CONSTANT, "+callbacks.constant.every=2", "logger=csv", "seed=0:2")
     rows = (run / "csv" / "init_scale=1_seed=1.csv").read_text().splitlines()
     names = rows[0].split(",")
-    column, epochs = names.index("constant"), names.index("epoch")
+    column, epochs = names.index("constant/constant"), names.index("epoch")
     assert [(r.split(",")[epochs], r.split(",")[column]) for r in rows[1:]] == [
         *[("0", "1.5"), ("1", ""), ("2", "1.5"), ("3", ""), ("4", "1.5")]
     ]
@@ -164,12 +169,14 @@ def test_a_replica_that_was_left_out_is_nan():
 
 def test_several_instances_of_one_class(command):
     run = command.mod_add(
-        *("epochs=4", CONSTANT, "+callbacks.constant.every=2", "+callbacks.constant.name=one"),
-        *("+callbacks.other._target_=tests.helpers.Constant", "+callbacks.other.every=3", "+callbacks.other.name=two"),
+        *("epochs=4", CONSTANT, "+callbacks.constant.every=2", "+callbacks.constant.value=1"),
+        *("+callbacks.other._target_=tests.helpers.Constant", "+callbacks.other.every=3", "+callbacks.other.value=2"),
     )
-    dataset = lit_grok.open_run(run)
-    assert measured(dataset, "one") == [0, 2, 4]
-    assert measured(dataset, "two") == [0, 3, 4]
+    results = lit_grok.open_run(run)
+    assert measured(results, "constant") == [0, 2, 4]
+    assert measured(results, "other") == [0, 3, 4]
+    assert (results.constant.constant == 1).all()
+    assert (results.other.constant == 2).all()
     states = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
     assert len([key for key in states if key.startswith("Constant")]) == 2
 
@@ -179,8 +186,10 @@ class TwoCadences(AnalysisCallback):
 
 
 def test_state_keys_tell_instances_apart():
-    keys = [TwoCadences(every=1), TwoCadences(every=2), TwoCadences(per_decade=1), TwoCadences(split="train")]
-    assert len({callback.state_key for callback in keys}) == 4
+    one, two = TwoCadences(), TwoCadences()
+    assert one.branch == "two_cadences"
+    two.branch = "other"
+    assert one.state_key != two.state_key
 
 
 def test_a_failure_names_the_callback_and_the_epoch(command):
@@ -195,7 +204,9 @@ def test_nan_is_never_silent(command, monkeypatch):
     monkeypatch.setattr("tests.helpers.Constant.measure", lambda *_: {"constant": float("nan")})
     result = command(*command.MOD_ADD, "run_dir=run", CONSTANT, "+callbacks.constant.every=1", "seed=0:2")
     assert result.code == 0
-    assert result.err.count("Constant, epoch 0: constant is NaN (init_scale=1 seed=0; init_scale=1 seed=1)") == 1
+    assert (
+        result.err.count("callbacks.constant, epoch 0: constant is NaN (init_scale=1 seed=0; init_scale=1 seed=1)") == 1
+    )
     assert result.err.count("constant is NaN") == 1  # said once
 
 
@@ -213,8 +224,9 @@ def test_a_class_from_outside_the_project(command, monkeypatch):
     )
     monkeypatch.syspath_prepend(command.folder)
     run = command.mod_add("+callbacks.mine._target_=my_lab.Mine", "+callbacks.mine.every=2")
-    dataset = lit_grok.open_run(run)
-    np.testing.assert_allclose(dataset.mine.sel(epoch=[0, 2, 4]), dataset.weight_norm.sel(epoch=[0, 2, 4]), rtol=1e-6)
+    results = lit_grok.open_run(run)
+    norm = results.evaluation.weight_norm.sel(epoch=[0, 2, 4])
+    np.testing.assert_allclose(results.mine.mine, norm, rtol=1e-6)
     assert json.loads((run / "summary.json").read_text())[0]["epochs"] == 4
 
 
@@ -222,8 +234,8 @@ def test_a_drawing_that_fails_costs_a_warning_and_nothing_else(command):
     run = ("run_dir=run", "+callbacks.bad._target_=tests.helpers.Undrawable", "+callbacks.bad.every=1")
     result = command(*command.MOD_ADD, *run)
     assert result.code == 0, result.err
-    assert "was not drawn (KeyError: 'no such curve')" in result.err
-    assert lit_grok.open_run(command.folder / "run").constant.notnull().all()
+    assert result.err.count("warning: figures/bad was not drawn (KeyError: 'no such curve')") == 1
+    assert lit_grok.open_run(command.folder / "run").bad.constant.notnull().all()
     assert (command.folder / "run" / "summary.json").exists()
 
 
@@ -235,3 +247,52 @@ def test_a_run_of_any_length_ends_well_with_all_analyses(command, epochs):
 @pytest.mark.parametrize("epochs", [1, 2, 199, 200, 201, 401])
 def test_an_ising_run_of_any_length_ends_well_with_all_analyses(command, epochs):
     command.ising("callbacks=ising", f"epochs={epochs}", "log_every=100", "batch_size=20")
+
+
+@pytest.mark.parametrize("name", ["a/b", "hidden.0", "two words", ""])
+def test_a_name_that_cannot_be_found_by_its_attribute_is_refused(command, monkeypatch, name):
+    monkeypatch.setattr("tests.helpers.Constant.measure", lambda *_: {name: 1.0})
+    with pytest.raises(ValueError, match=f"constant/{name}: a branch and a variable have names of letters"):
+        command(*command.MOD_ADD, "run_dir=run", CONSTANT, "+callbacks.constant.every=1")
+
+
+def test_arrays_with_labels_of_words_reach_the_loggers(command, monkeypatch):
+    array = xr.DataArray([1.0, 2.0], {"layer": ["fc1", "fc2"]}, "layer")
+    monkeypatch.setattr("tests.helpers.Constant.measure", lambda *_: {"norm": array})
+    run = command.mod_add(CONSTANT, "+callbacks.constant.every=4", "logger=csv")
+    (table,) = (run / "csv").iterdir()
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    columns = [rows[0].index(f"constant/norm/{layer}") for layer in ("fc1", "fc2")]
+    assert [rows[1][column] for column in columns] == ["1.0", "2.0"]
+
+
+def test_what_is_measured_takes_place_on_the_cpu(monkeypatch):
+    seen = []
+
+    class Where(AnalysisCallback):
+        def measure(self, network, batch):
+            seen.append({tensor.device.type for tensor in (*network.parameters(), *batch)})
+            return {"x": 1.0}
+
+    network = torch.nn.Linear(2, 2)
+    module = SimpleNamespace(stack=SimpleNamespace(copy=lambda r: network), sound=[0], replicas=[{}])
+    Where()._each(Where().measure, module, (torch.ones(1, 3, 2), torch.zeros(1, 3)))
+    assert seen == [{"cpu"}]
+    moved = []
+    monkeypatch.setattr(network, "cpu", lambda: moved.append(1) or network)
+    Where()._each(Where().measure, module, (torch.ones(1, 3, 2), torch.zeros(1, 3)))
+    assert moved == [1]
+
+
+def test_figures_are_drawn_when_everything_else_is_on_the_disk(command, monkeypatch):
+    seen = []
+
+    def draw(self, run):
+        seen.append(({path.name for path in (command.folder / "run").iterdir()}, run.status.values.tolist()))
+        return {}
+
+    monkeypatch.setattr("tests.helpers.Constant.draw", draw, raising=False)
+    run = command.mod_add(CONSTANT, "seed=0:2")
+    ((there, status),) = seen  # once for both replicas
+    assert {"results.nc", "weights.safetensors", "summary.json", "config.yaml"} <= there
+    assert status == [record["status"] for record in json.loads((run / "summary.json").read_text())]

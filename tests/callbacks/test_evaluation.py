@@ -78,7 +78,8 @@ def test_a_diverging_replica_keeps_what_was_sound(command):
     pairs = zip(*(lit_grok.load_network(r, seed=1).parameters() for r in (short, run)), strict=True)
     assert all(torch.equal(p, q) for p, q in pairs)
     np.testing.assert_array_equal(
-        lit_grok.open_run(run).evaluation.train_loss.sel(seed=1, epoch=[0, 1, 2]), lit_grok.open_run(short).evaluation.train_loss.sel(seed=1)
+        lit_grok.open_run(run).evaluation.train_loss.sel(seed=1, epoch=[0, 1, 2]),
+        lit_grok.open_run(short).evaluation.train_loss.sel(seed=1),
     )
 
 

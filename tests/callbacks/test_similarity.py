@@ -39,12 +39,18 @@ def test_every_two_replicas_on_the_inputs_of_the_first(networks, batch):
     expected = [[linear_cka(x, y) for y in hidden] for x in hidden]
     np.testing.assert_allclose(cka.sel(layer="hidden.1"), expected, atol=1e-5)
     means = SimilarityCallback().measure_replicas(module(networks), batch)
-    assert means["mean_cka"].sel(layer="hidden.1")[1] == pytest.approx(float(expected[1][0] + expected[1][2]) / 2, abs=1e-5)
+    assert means["mean_cka"].sel(layer="hidden.1")[1] == pytest.approx(
+        float(expected[1][0] + expected[1][2]) / 2, abs=1e-5
+    )
 
 
 def test_a_replica_that_diverged_is_left_out(networks, batch):
     torch.nn.init.constant_(networks[1].hidden[0].weight, torch.nan)
-    means = SimilarityCallback().measure_replicas(module(networks, [None, 4, None]), batch)["mean_cka"].sel(layer="hidden.0")
+    means = (
+        SimilarityCallback()
+        .measure_replicas(module(networks, [None, 4, None]), batch)["mean_cka"]
+        .sel(layer="hidden.0")
+    )
     assert means[0] == pytest.approx(means[2])
     assert np.isnan(means[1])
 
