@@ -17,8 +17,8 @@ def clock(monkeypatch):
 
 def module(*accuracies):
     recorder = Recorder([{"init_scale": 1.0, "seed": r} for r in range(len(accuracies))])
-    recorder.add("train_accuracy", accuracies, 0)
-    recorder.add("test_accuracy", [a / 2 for a in accuracies], 0)
+    recorder.add("evaluation/train_accuracy", accuracies, 0)
+    recorder.add("evaluation/test_accuracy", [a / 2 for a in accuracies], 0)
     return SimpleNamespace(recorder=recorder)
 
 
