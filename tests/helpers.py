@@ -34,12 +34,8 @@ class Vandal(AnalysisCallback):
 class Constant(AnalysisCallback):
     """Measures a number, and notes when."""
 
-    def __init__(self, name="constant", **options):
-        super().__init__(**options)
-        self.name = name
-
     def measure(self, network, batch):
-        return {self.name: 1.5}
+        return {"number": 1.5}
 
 
 class FailsWhile(AnalysisCallback):
@@ -146,5 +142,5 @@ SUMMARY_FIELDS = [
 class Undrawable(Constant):
     """Measures a number and cannot draw it."""
 
-    def draw(self, replica, title):
+    def draw(self, run):
         raise KeyError("no such curve")

@@ -15,13 +15,13 @@ CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "weight_
 
 def test_curves_are_those_of_the_whole_sets(command):
     run = command.mod_add("init_scale=[1,3]", "seed=4", "epochs=3")
-    dataset = lit_grok.open_run(run)
-    assert dataset.epoch.values.tolist() == [0, 1, 2, 3]
+    curves = lit_grok.open_run(run).evaluation
+    assert curves.epoch.values.tolist() == [0, 1, 2, 3]
     data = ModularAdditionDataModule(P=11, data_seeds=[4])
     data.setup()
     for scale in (1, 3):
         network = lit_grok.load_network(run, init_scale=scale)
-        last = dataset.sel(init_scale=scale, seed=4, epoch=3)
+        last = curves.sel(init_scale=scale, seed=4, epoch=3)
         for name in ("train", "test"):
             inputs, targets = (part[0] for part in data.split(name))
             logits = network(inputs)
@@ -33,15 +33,15 @@ def test_curves_are_those_of_the_whole_sets(command):
 
 
 def test_epoch_zero_is_before_the_first_step(command):
-    dataset = lit_grok.open_run(command.mod_add("seed=5"))
+    curves = lit_grok.open_run(command.mod_add("seed=5")).evaluation
     torch.manual_seed(5)
     norm = sum(p.square().sum() for p in ModularMLP(11, [16]).parameters()).sqrt().item()
-    assert dataset.weight_norm.sel(epoch=0).item() == pytest.approx(norm, rel=1e-5)
+    assert curves.weight_norm.sel(epoch=0).item() == pytest.approx(norm, rel=1e-5)
 
 
 def test_log_every_is_the_cadence(command):
-    dataset = lit_grok.open_run(command.mod_add("log_every=3", "epochs=7"))
-    assert dataset.epoch.values.tolist() == [0, 3, 6, 7]
+    curves = lit_grok.open_run(command.mod_add("log_every=3", "epochs=7")).evaluation
+    assert curves.epoch.values.tolist() == [0, 3, 6, 7]
 
 
 # A run that diverges
@@ -52,7 +52,7 @@ def test_a_diverging_replica_leaves_the_others_bit_identical(command, task):
     train = getattr(command, task)
     healthy = train("run_dir=healthy", "seed=0:3", "epochs=5")
     sick = train("run_dir=sick", "seed=0:3", "epochs=5", *POISON, "+callbacks.poison.replica=1")
-    one, other = lit_grok.open_run(healthy), lit_grok.open_run(sick)
+    one, other = (lit_grok.open_run(run).evaluation for run in (healthy, sick))
     for seed in (0, 2):
         for name in CURVES:
             np.testing.assert_array_equal(one[name].sel(seed=seed), other[name].sel(seed=seed))
@@ -73,12 +73,13 @@ def test_a_diverging_replica_keeps_what_was_sound(command):
     assert bad["grokked"] is False
     assert good["status"] != "diverged"
     # weights and summary are those of its last sound evaluation, at epoch 2
-    last = lit_grok.open_run(run).sel(seed=1, epoch=2)
+    last = lit_grok.open_run(run).evaluation.sel(seed=1, epoch=2)
     assert all(bad[name] == last[name].item() for name in CURVES)
     pairs = zip(*(lit_grok.load_network(r, seed=1).parameters() for r in (short, run)), strict=True)
     assert all(torch.equal(p, q) for p, q in pairs)
     np.testing.assert_array_equal(
-        lit_grok.open_run(run).train_loss.sel(seed=1, epoch=[0, 1, 2]), lit_grok.open_run(short).train_loss.sel(seed=1)
+        lit_grok.open_run(run).evaluation.train_loss.sel(seed=1, epoch=[0, 1, 2]),
+        lit_grok.open_run(short).evaluation.train_loss.sel(seed=1),
     )
 
 
@@ -101,7 +102,8 @@ def test_divergence_before_the_first_step(command, scales):
     assert records[-1]["t_train"] is None
     network = lit_grok.load_network(command.folder / "run", init_scale=1e30)
     assert next(network.parameters()).abs().max() > 1e28  # its initial weights
-    assert len(list((command.folder / "run" / "figures").glob("curves*.png"))) == len(records)
+    assert [path.name for path in (command.folder / "run" / "figures").glob("*.png")] == ["grok_time.png"]
+    assert len(records) == len(lit_grok.open_run(command.folder / "run").status)
 
 
 def test_other_analyses_skip_a_diverged_replica(command):
@@ -109,5 +111,5 @@ def test_other_analyses_skip_a_diverged_replica(command):
         *("seed=0:2", *POISON, "+callbacks.poison.replica=0"),
         *("+callbacks.constant._target_=tests.helpers.Constant", "+callbacks.constant.every=1"),
     )
-    values = lit_grok.open_run(run).constant.values
+    values = lit_grok.open_run(run).constant.number.values
     np.testing.assert_array_equal(values, [[1.5, 1.5, 1.5, np.nan, np.nan], [1.5] * 5])

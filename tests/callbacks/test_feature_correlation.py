@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 
 from callbacks import FeatureCorrelationCallback
@@ -35,23 +36,24 @@ def batch():
 def test_summaries_of_a_layer_by_hand(batch):
     values = FeatureCorrelationCallback().measure(Probes(), batch)
     # Σ|a|: 8 for 2x, 4 + 2 + 4 + 2 = 12 for 1 − 3x, 4 for y; x and y do not correlate.
-    assert values["correlation/probe/x"] == pytest.approx(20 / 24)
-    assert values["correlation/probe/y"] == pytest.approx(4 / 24)
-    assert values["correlation/probe/x/median"] == pytest.approx(1)
-    assert values["correlation/probe/y/median"] == pytest.approx(0, abs=1e-9)
-    assert values["correlation/probe/x/neurons"] == pytest.approx(2 / 3)
-    assert values["correlation/probe/y/activation"] == pytest.approx(4 / 24)
-    assert values["correlation/probe/constant"] == 2
+    probe = xr.Dataset(values).sel(layer="probe")
+    assert probe.correlation.sel(observable=["x", "y"]).values.tolist() == pytest.approx([20 / 24, 4 / 24])
+    assert probe.median_correlation.sel(observable=["x", "y"]).values.tolist() == pytest.approx([1, 0], abs=1e-7)
+    assert probe.neuron_share.sel(observable=["x", "y"]).values.tolist() == pytest.approx([2 / 3, 1 / 3])
+    assert probe.activation_share.sel(observable=["x", "y"]).values.tolist() == pytest.approx([20 / 24, 4 / 24])
+    assert probe.constant_neurons == 2
 
 
 def test_neurons_at_the_end(batch):
     arrays = FeatureCorrelationCallback(sample=2).measure_final(Probes(), batch)
-    r = arrays["correlation/probe/r"]
-    assert r.dims == ("observable", "probe_neuron")
+    assert arrays["neuron_correlation"].dims == ("layer", "observable", "neuron")
+    r = arrays["neuron_correlation"].sel(layer="probe")
     np.testing.assert_allclose(r.sel(observable="x")[:3], [1, -1, 0], atol=1e-9)
     assert np.isnan(r[:, 3:]).all()
-    assert arrays["correlation/observables"].sel(observable="y").values.tolist() == [-1.0, 1.0]
-    assert arrays["correlation/probe/sample"].sizes == {"sample": 2, "probe_neuron": 5}
+    assert arrays["sample_observable"].sel(observable="y").values.tolist() == [-1.0, 1.0]
+    assert arrays["sample_preactivation"].sizes == {"sample": 2, "sample_neuron": 5}
+    sample = arrays["sample_preactivation"][:, :3]
+    np.testing.assert_allclose(sample, [[-2, 4, -1], [2, -2, 1]])  # of the first example and the last
 
 
 def test_layers_and_observables_of_the_ising_network():
@@ -59,21 +61,26 @@ def test_layers_and_observables_of_the_ising_network():
     network = IsingCNN(side=8)
     values = FeatureCorrelationCallback().measure(network, batch)
     for layer in ("conv1", "conv2", "fc1"):
-        shares = [values[f"correlation/{layer}/{name}/neurons"] for name in PAPER]
-        assert sum(shares) == pytest.approx(1)
+        shares = values["neuron_share"].sel(layer=layer, observable=list(PAPER))
+        assert shares.sum().item() == pytest.approx(1)
     arrays = FeatureCorrelationCallback().measure_final(network, batch)
-    assert arrays["correlation/conv1/r"].sizes == {"observable": 3, "conv1_neuron": 128}
+    r = arrays["neuron_correlation"]
+    assert r.sel(layer="conv1").dropna("neuron").sizes == {"observable": 3, "neuron": 128}
+    widths = {name: values.shape[1] for name, values in network.preactivations(batch[0]).items()}
+    assert r.sizes["neuron"] == max(widths.values())
+    for layer, width in widths.items():  # NaN beyond the last neuron of a smaller layer
+        assert r.sel(layer=layer)[:, width:].isnull().all()
     activation = network.preactivations(batch[0])["fc1"][:, 7].detach()
     expected = np.corrcoef(activation, network.observables(batch[0])["energy"])[0, 1]
-    assert arrays["correlation/fc1/r"].sel(observable="energy")[7] == pytest.approx(expected, abs=1e-6)
+    assert r.sel(layer="fc1", observable="energy")[7] == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_collapsed_network_has_constant_neurons_and_no_correlation(batch):
     network = Probes()
     nn.init.zeros_(network.scale)
     values = FeatureCorrelationCallback().measure(network, batch)
-    assert values["correlation/probe/constant"] == 5
-    assert np.isnan(values["correlation/probe/x"])
+    assert values["constant_neurons"].sel(layer="probe") == 5
+    assert np.isnan(values["correlation"].sel(layer="probe", observable="x"))
 
 
 def test_a_sample_has_at_least_one_example():
@@ -96,8 +103,9 @@ def test_a_network_without_observables_is_refused_before_the_training(command):
 def test_replicas_have_their_own_test_sets(command):
     features = "+callbacks.features={_target_:callbacks.FeatureCorrelationCallback,every:1}"
     run = open_run(command.ising("seed=[0,1]", features))
-    assert run.correlation_observables.dims == ("replica", "observable", "sample")
-    assert run.observable.values.tolist() == list(PAPER)
-    energies = run.correlation_observables.sel(observable="energy")
+    assert run.features.sample_observable.dims == ("replica", "observable", "sample")
+    assert run.features.observable.values.tolist() == list(PAPER)
+    energies = run.features.sample_observable.sel(observable="energy")
     assert not np.array_equal(energies[0], energies[1])
-    assert run.correlation_fc1_energy.dropna("epoch").epoch.values.tolist() == [0, 1, 2, 3, 4]
+    energy = run.features.correlation.sel(layer="fc1", observable="energy")
+    assert energy.dropna("epoch").epoch.values.tolist() == [0, 1, 2, 3, 4]

@@ -8,15 +8,19 @@ import lit_grok
 from callbacks import GrokTimeCallback
 from callbacks.grok_time import log
 from lit_grok.measures.grokking import grokking_time
-from lit_grok.results import Recorder
+from lit_grok.results import Recorder, outcomes
 
 
 def module(curves):
-    """A module whose replicas have had these accuracy curves, (train, test) each."""
+    """A module whose replicas have these accuracy curves, (train, test) each."""
     recorder = Recorder([{"init_scale": 1.0, "seed": r} for r in range(len(curves))])
-    lit = SimpleNamespace(
-        recorder=recorder, chance=0.1, generalisation=0.9, diverged=[None] * len(curves), loggers=[], interrupted=False
-    )
+
+    class Module(SimpleNamespace):
+        @property
+        def outcomes(self):
+            return outcomes(recorder, chance=0.1, generalisation=0.9, diverged=[None] * len(curves))
+
+    lit = Module(recorder=recorder, generalisation=0.9, loggers=[], interrupted=False)
     lit.label, lit.replicas = (lambda r: f"seed={r}"), recorder.replicas
     lit.steps = list(zip(*(zip(*pair, strict=True) for pair in curves), strict=True))
     return lit
@@ -24,9 +28,9 @@ def module(curves):
 
 def play(callback, lit, first=0):
     for epoch, values in enumerate(lit.steps):
-        lit.recorder.add("train_accuracy", [train for train, _ in values], epoch)
-        lit.recorder.add("test_accuracy", [test for _, test in values], epoch)
-        lit.recorder.add("weight_norm", [3.0 for _ in values], epoch)
+        lit.recorder.add("evaluation/train_accuracy", [train for train, _ in values], epoch)
+        lit.recorder.add("evaluation/test_accuracy", [test for _, test in values], epoch)
+        lit.recorder.add("evaluation/weight_norm", [3.0 for _ in values], epoch)
         if epoch >= first and epoch:
             callback.on_train_epoch_end(SimpleNamespace(current_epoch=epoch - 1), lit)
 
@@ -62,13 +66,6 @@ def test_a_resumed_callback_does_not_repeat_itself(announced):
     assert [message[:6] for message in announced()] == ["seed=1", "seed=0"]
 
 
-def test_the_loggers_hear_of_it():
-    lit, heard = module([STEADY]), []
-    lit.loggers = [SimpleNamespace(log_metrics=lambda metrics, step: heard.append((metrics, step)))]
-    play(GrokTimeCallback(), lit)
-    assert heard == [({"generalised_at": 2, "epoch": 2}, 2)]
-
-
 def test_without_an_evaluation_at_this_epoch_nothing_is_said(announced):
     callback, lit = GrokTimeCallback(), module([STEADY])
     play(GrokTimeCallback(), lit)
@@ -79,14 +76,17 @@ def test_without_an_evaluation_at_this_epoch_nothing_is_said(announced):
 
 def test_the_verdict_is_read_off_each_replicas_own_curves(command):
     run = command.mod_add("init_scale=[1,10]", "seed=0:2", "epochs=30", "P=7", "network.hidden=[64]", ANY)
-    dataset = lit_grok.open_run(run)
+    results = lit_grok.open_run(run)
     records = json.loads((run / "summary.json").read_text())
     for r, record in enumerate(records):
-        one = dataset.isel(replica=r)
-        expected = grokking_time(one.epoch.values, one.train_accuracy.values, one.test_accuracy.values)
+        one = results.isel(replica=r)
+        curves = one.evaluation
+        expected = grokking_time(curves.epoch.values, curves.train_accuracy.values, curves.test_accuracy.values)
         for name in ("t_train", "t_test", "t_grok"):
             assert record[name] == one[name].item() == getattr(expected, name)
-    assert len(np.unique(dataset.t_train)) > 1
+        assert record["status"] == one.status.item()
+    assert len(np.unique(results.t_train)) > 1
+    assert {results[name].units for name in ("t_train", "t_test", "t_grok")} == {"epochs"}
 
 
 def test_results_and_summary_agree_on_where_a_run_ends(command):
@@ -95,13 +95,15 @@ def test_results_and_summary_agree_on_where_a_run_ends(command):
         *("epochs=5", "seed=0:2", "learning_rate=0", "+callbacks.poison._target_=tests.helpers.Poison"),
         *("+callbacks.poison.epoch=2", "+callbacks.poison.replica=1"),
     )
-    dataset = lit_grok.open_run(run)
+    results = lit_grok.open_run(run)
     records = json.loads((run / "summary.json").read_text())
     assert [record["status"] for record in records] == ["undertrained", "diverged"]
-    assert dataset.t_test.isnull().all()
+    assert results.status.values.tolist() == ["undertrained", "diverged"]
+    assert results.t_test.isnull().all()
     for r, record in enumerate(records):
-        one = dataset.isel(replica=r)
-        sound = one.isel(epoch=one.epoch < 3 if r else one.epoch < 10)
+        one = results.isel(replica=r)
+        curves = one.evaluation.to_dataset()
+        sound = curves.isel(epoch=curves.epoch < (3 if r else 10))
         expected = grokking_time(sound.epoch.values, sound.train_accuracy.values, sound.test_accuracy.values)
         assert record["t_train"] == one.t_train.item() == expected.t_train
         assert (record["t_test"], record["t_grok"]) == (None, None)
@@ -114,13 +116,11 @@ def test_a_young_network_has_not_collapsed(command, options):
     assert record["status"] == "undertrained"
 
 
-def test_a_figure_per_replica(command):
+def test_one_figure_of_all_replicas(command):
     run = command.mod_add("seed=0:2")
-    assert sorted(p.name for p in (run / "figures").iterdir()) == [
-        "curves_init_scale=1_seed=0.png",
-        "curves_init_scale=1_seed=1.png",
-    ]
-    assert all(p.read_bytes()[:4] == b"\x89PNG" for p in (run / "figures").iterdir())
+    assert sorted(p.name for p in (run / "figures").iterdir()) == ["grok_time.pdf", "grok_time.png"]
+    assert (run / "figures" / "grok_time.png").read_bytes()[:4] == b"\x89PNG"
+    assert (run / "figures" / "grok_time.pdf").read_bytes()[:4] == b"%PDF"
 
 
 def test_evaluation_must_come_before_it():

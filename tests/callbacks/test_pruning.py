@@ -26,23 +26,23 @@ def test_curve_area_compressibility_and_kept_share_by_hand(network):
     callback = PruningCallback(fractions=5, training_fractions=3)
     # At 0, 1/2: all right. At 3/4 the 1 is gone too, and class 1 wins no more often than class 0; at 1 all is 0.
     values = callback.measure(network, BATCH)
-    assert values["pruning/area"] == pytest.approx(0.875)  # accuracies 1, 1, 0.5
-    assert values["pruning/compressibility"] == pytest.approx(8)
-    assert values["pruning/kept_share"] == pytest.approx(0.5)
+    assert values["area"] == pytest.approx(0.875)  # accuracies 1, 1, 0.5
+    assert values["compressibility"] == pytest.approx(8)
+    assert values["kept_share"] == pytest.approx(0.5)
     final = callback.measure_final(network, BATCH)
-    assert final["pruning/accuracy"].sel(fraction=0.5) == 1
-    assert final["pruning/accuracy"].sel(fraction=1) == 0.5
-    assert final["pruning/loss"].sel(fraction=1) == pytest.approx(np.log(2))
-    assert final["pruning/final_compressibility"] == compressibility(
-        torch.linspace(0, 1, 5), torch.from_numpy(final["pruning/accuracy"].values)
+    assert final["accuracy"].sel(fraction=0.5) == 1
+    assert final["accuracy"].sel(fraction=1) == 0.5
+    assert final["loss"].sel(fraction=1) == pytest.approx(np.log(2))
+    assert final["final_compressibility"] == compressibility(
+        torch.linspace(0, 1, 5), torch.from_numpy(final["accuracy"].values)
     )
 
 
 def test_kept_share_of_an_untrained_network_is_nan(network):
     swapped = BATCH[0], BATCH[1].flip(0)
     values = PruningCallback(training_fractions=3).measure(network, swapped)
-    assert np.isnan(values["pruning/kept_share"])
-    assert values["pruning/area"] == pytest.approx(0.125)  # accuracies 0, 0, 0.5
+    assert np.isnan(values["kept_share"])
+    assert values["area"] == pytest.approx(0.125)  # accuracies 0, 0, 0.5
 
 
 def test_single_layer_prunes_each_layer_in_turn():
@@ -52,12 +52,13 @@ def test_single_layer_prunes_each_layer_in_turn():
     final = callback.measure_final(network, batch)
     for layer in ("0", "2"):
         curve = pruning_curve(network, *batch, torch.linspace(0, 1, 11), "single_layer", layer=layer)
-        np.testing.assert_array_equal(final[f"pruning/single_layer/{layer}/accuracy"], curve.accuracies)
-    assert set(callback.measure(network, batch)) == {
-        f"pruning/single_layer/{layer}/{name}"
-        for layer in ("0", "2")
-        for name in ("area", "compressibility", "kept_share")
-    }
+        np.testing.assert_array_equal(final["layer_accuracy"].sel(layer=layer), curve.accuracies)
+        np.testing.assert_array_equal(final["layer_loss"].sel(layer=layer), curve.losses)
+        kept = final["layer_final_compressibility"].sel(layer=layer)
+        assert kept == compressibility(torch.linspace(0, 1, 11), curve.accuracies)
+    values = callback.measure(network, batch)
+    assert set(values) == {f"layer_{name}" for name in ("area", "compressibility", "kept_share")}
+    assert all(array.layer.values.tolist() == ["0", "2"] for array in values.values())
 
 
 def magnitude(network, batch):
@@ -69,12 +70,12 @@ def test_fisher_takes_scores_and_prunes_layers_at_the_end():
     network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     batch = torch.randn(20, 3), torch.randint(2, (20,))
     callback = PruningCallback(scheme="fisher", scores=magnitude, fractions=11)
-    assert "pruning/fisher/area" in callback.measure(network, batch)
+    assert set(callback.measure(network, batch)) == {"area", "compressibility", "kept_share"}
     final = callback.measure_final(network, batch)
     scores = magnitude(network, batch)
-    for path, layer in (("pruning/fisher", None), ("pruning/fisher/2", "2")):
+    for loss, layer in ((final["loss"], None), (final["layer_loss"].sel(layer="2"), "2")):
         curve = pruning_curve(network, *batch, torch.linspace(0, 1, 11), "fisher", layer=layer, scores=scores)
-        np.testing.assert_array_equal(final[f"{path}/loss"], curve.losses)
+        np.testing.assert_array_equal(loss, curve.losses)
 
 
 @pytest.mark.parametrize(
@@ -105,20 +106,23 @@ def test_several_schemes_in_one_run_agree_with_the_saved_network(command, monkey
         f"+callbacks.layers={target},scheme:single_layer,every:2}}",
     )
     run = open_run(run_dir).isel(replica=0)
-    assert run.pruning_compressibility.dropna("epoch").epoch.values.tolist() == [0, 1, 2, 3, 4]
-    assert run["pruning_single_layer_hidden.0_area"].dropna("epoch").epoch.values.tolist() == [0, 2, 4]
-    assert run.pruning_fisher_area.dims == ()
+    assert run.pruning.compressibility.dropna("epoch").epoch.values.tolist() == [0, 1, 2, 3, 4]
+    layer = run.layers.layer_area.sel(layer="hidden.0")
+    assert layer.dropna("epoch").epoch.values.tolist() == run.layers.epoch.values.tolist() == [0, 2, 4]
+    assert run.fisher.area.dims == ()
+    assert "epoch" not in run.fisher.coords
+    schemes = {name: run[name].attrs["scheme"] for name in ("pruning", "fisher", "layers")}
+    assert schemes == {"pruning": "layerwise", "fisher": "fisher", "layers": "single_layer"}
     network = load_network(run_dir)
     data = ModularAdditionDataModule(P=11, batch_size=64)
     data.setup()
     inputs, targets = (t[0] for t in data.split("test"))
     curve = pruning_curve(network, inputs, targets, torch.linspace(0, 1, 11))
-    np.testing.assert_array_equal(run.pruning_accuracy, curve.accuracies)
-    assert run.pruning_accuracy.sel(fraction=0) == pytest.approx(float(run.test_accuracy.isel(epoch=-1)))
-    figures = {path.name.partition("_init_scale")[0] for path in (run_dir / "figures").iterdir()}
-    wanted = {"pruning", "pruning_development", "pruning_fisher", "pruning_single_layer"}
-    assert wanted | {"pruning_single_layer_development"} <= figures
-    assert "pruning_fisher_development" not in figures  # measured once
+    np.testing.assert_array_equal(run.pruning.accuracy, curve.accuracies)
+    assert run.pruning.accuracy.sel(fraction=0) == pytest.approx(float(run.evaluation.test_accuracy.isel(epoch=-1)))
+    figures = {path.stem for path in (run_dir / "figures").iterdir()}
+    assert {"pruning", "pruning_development", "fisher", "layers", "layers_development"} <= figures
+    assert "fisher_development" not in figures  # measured once
 
 
 @pytest.mark.parametrize("source", [None, "train", "test"])
@@ -137,7 +141,7 @@ def test_fisher_ranks_on_the_training_set_and_scores_on_the_test_set(command, so
             scores = fisher_scores(network, examples)
             curves[name] = pruning_curve(network, *unseen, torch.linspace(0, 1, 11), "fisher", scores=scores)
         own = source or "train"
-        measured = torch.from_numpy(run.pruning_fisher_loss.isel(replica=r).values)
+        measured = torch.from_numpy(run.fisher.loss.isel(replica=r).values)
         # Not to the bit: on another number of threads F is rounded otherwise, and two neighbours may swap their ranks.
         away = {name: float((measured - curve.losses).abs().max()) for name, curve in curves.items()}
         assert away[own] < 5e-3 < 2e-2 < away["train" if own == "test" else "test"]
@@ -147,5 +151,5 @@ def test_a_young_network_is_no_reason_for_a_warning(command):
     run_dir = command.mod_add(
         "+callbacks.pruning={_target_:callbacks.PruningCallback,fractions:11,every:1}", "epochs=1"
     )
-    assert open_run(run_dir).pruning_kept_share.isnull().all()
+    assert open_run(run_dir).pruning.kept_share.isnull().all()
     assert "NaN" not in (run_dir / "train.log").read_text()
