@@ -15,7 +15,7 @@ CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "weight_
 
 def test_curves_are_those_of_the_whole_sets(command):
     run = command.mod_add("init_scale=[1,3]", "seed=4", "epochs=3")
-    curves = lit_grok.open_run(run).evaluation
+    curves = lit_grok.open_run(run).evaluation.to_dataset()
     assert curves.epoch.values.tolist() == [0, 1, 2, 3]
     data = ModularAdditionDataModule(P=11, data_seeds=[4])
     data.setup()
@@ -73,7 +73,7 @@ def test_a_diverging_replica_keeps_what_was_sound(command):
     assert bad["grokked"] is False
     assert good["status"] != "diverged"
     # weights and summary are those of its last sound evaluation, at epoch 2
-    last = lit_grok.open_run(run).evaluation.sel(seed=1, epoch=2)
+    last = lit_grok.open_run(run).evaluation.to_dataset().sel(seed=1, epoch=2)
     assert all(bad[name] == last[name].item() for name in CURVES)
     pairs = zip(*(lit_grok.load_network(r, seed=1).parameters() for r in (short, run)), strict=True)
     assert all(torch.equal(p, q) for p, q in pairs)
