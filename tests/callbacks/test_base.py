@@ -223,7 +223,9 @@ def test_nan_is_never_silent(command, monkeypatch):
     monkeypatch.setattr("tests.helpers.Constant.measure", lambda *_: {"number": float("nan")})
     result = command(*command.MOD_ADD, "run_dir=run", CONSTANT, "+callbacks.constant.every=1", "seed=0:2")
     assert result.code == 0
-    assert result.err.count("callbacks.constant, epoch 0: number is NaN (init_scale=1 seed=0; init_scale=1 seed=1)") == 1
+    assert (
+        result.err.count("callbacks.constant, epoch 0: number is NaN (init_scale=1 seed=0; init_scale=1 seed=1)") == 1
+    )
     assert result.err.count("number is NaN") == 1  # said once
 
 

@@ -76,8 +76,7 @@ def expected(seen, inputs, every, until, stiff_of):
     curves = {}
     for variant in VARIANTS:
         F = {
-            e: torch.stack([fisher_diagonal(n, x, variant) for n, x in zip(seen[e], inputs, strict=True)])
-            for e in seen
+            e: torch.stack([fisher_diagonal(n, x, variant) for n, x in zip(seen[e], inputs, strict=True)]) for e in seen
         }
         stiff = stiff_of(F[max(seen)])
         masks = {"all": None, "stiff": stiff, "sloppy": ~stiff}
@@ -412,9 +411,9 @@ def test_figures_of_one_replica_and_of_many(command):
         assert {line.get_color() for line in first.lines} >= {"C0", "C1"}
         assert len(first.collections) >= 2
         assert not second.collections
-    TRAJECTORY(results.isel(replica=0), "one replica").canvas.draw()
+    TRAJECTORY(results.isel(replica=[0]), "fim", "classif_logits").canvas.draw()
 
 
 def test_figures_survive_what_was_never_measured(command):
     results = open_run(command.mod_add(*fim(every=1), "learning_rate=0", "init_scale=0"))
-    TRAJECTORY(results).canvas.draw()
+    TRAJECTORY(results, "fim", "classif_logits").canvas.draw()

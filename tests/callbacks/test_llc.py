@@ -54,7 +54,9 @@ def test_the_defaults_reach_equilibrium(command, task):
 
 def test_a_network_without_a_stacked_forward(command):
     stacked = open_run(command.mod_add(*LLC, *SHORT, "run_dir=stacked")).llc
-    unstacked = open_run(command.mod_add(*LLC, *SHORT, "run_dir=unstacked", "network._target_=tests.helpers.Unstacked")).llc
+    unstacked = open_run(
+        command.mod_add(*LLC, *SHORT, "run_dir=unstacked", "network._target_=tests.helpers.Unstacked")
+    ).llc
     np.testing.assert_allclose(unstacked.trace, stacked.trace, rtol=1e-3, atol=1e-3)
 
 
