@@ -36,7 +36,7 @@ def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDat
     from callbacks import AnalysisCallback, EvaluationCallback
     from callbacks.cost import CostCallback, refuse_too_many
     from lit_grok.replicas import build_stack
-    from lit_grok.results import build_network
+    from lit_grok.results import build_network, check_branch
 
     network = build_network(config["network"])
     callbacks = instantiate({"callbacks": config["callbacks"]}, _convert_="all")["callbacks"]

@@ -410,5 +410,5 @@ def _join(measured: Mapping[int, Mapping[str, xr.DataArray]], replicas: int) -> 
         blank = np.full(first.shape, np.nan)
         values = np.stack([arrays[r].values if r in arrays else blank for r in range(replicas)])
         labels = {dim: first[dim] for dim in first.dims if dim in first.coords}
-        joined[name] = xr.DataArray(values, dims=("replica", *first.dims), coords=labels)
+        joined[name] = xr.DataArray(values, dims=("replica", *first.dims), coords=labels, attrs=first.attrs)
     return joined

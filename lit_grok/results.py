@@ -139,7 +139,7 @@ class Recorder:
             raise ValueError(
                 f"{name}: shape {array.shape} does not fit {len(self.replicas)} replicas and dimensions {tuple(dims)}"
             )
-        reserved = {"replica", "epoch", *REPLICA_KEYS} & {branch, variable, *dims}
+        reserved = (_RESERVED & {variable, *dims}) | ((_RESERVED | _AT_THE_ROOT) & {branch})
         if reserved:
             raise ValueError(f"{name}: {', '.join(sorted(reserved))}: taken; choose another name")
         for dim, size in zip(dims, array.shape[1:], strict=True):
@@ -297,11 +297,32 @@ class Recorder:
         self._series, self._coordinates = taken._series, taken._coordinates
 
 
+def check_branch(name: str) -> None:
+    """Refuse what cannot name a branch of the results.
+
+    Raises:
+        ValueError: Where it is no identifier, or the name of something else.
+
+    Example:
+        >>> check_branch("ipr_r4")
+        >>> check_branch("my-norm")
+        Traceback (most recent call last):
+        ValueError: my-norm: the results have a branch of that name: letters, digits and underscores only
+    """
+    if not name.isidentifier():
+        raise ValueError(f"{name}: the results have a branch of that name: letters, digits and underscores only")
+    if name in _RESERVED | _AT_THE_ROOT:
+        raise ValueError(f"{name}: the results have something else of that name; choose another")
+
+
 _TIMES = {
     "t_train": "train accuracy within 5 % of its maximum",
     "t_test": "test accuracy within 5 % of its maximum",
     "t_grok": "t_test − t_train",
 }
+
+_RESERVED = {"replica", "epoch", *REPLICA_KEYS}
+_AT_THE_ROOT = {"status", *_TIMES}
 
 _REPLICA_ATTRIBUTES = {
     "init_scale": {"long_name": "scale of the initial weights", "units": ""},

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from lightning.pytorch.loggers import WandbLogger
+from matplotlib.figure import Figure
 
 import lit_grok
 from callbacks import AnalysisCallback, AnalysisError
-from callbacks.base import _array, _join
+from callbacks.base import _array, _join, save_figures
+from lit_grok.modules import LitClassifier
 from tests.helpers import Constant
 
 VANDAL = "+callbacks.vandal._target_=tests.helpers.Vandal"
@@ -75,7 +78,7 @@ def test_nothing_is_measured_twice_when_a_run_goes_on(command, monkeypatch):
     # epochs 0 … 4, then 4 … 6 of the same run: the state of each callback goes with the checkpoint
     run = command.mod_add(CONSTANT, "+callbacks.constant.every=1")
     calls = []
-    monkeypatch.setattr(Constant, "measure", lambda self, *_: calls.append(1) or {"constant": 2.5})
+    monkeypatch.setattr(Constant, "measure", lambda self, *_: calls.append(1) or {"number": 2.5})
     assert command(f"resume={run}", "epochs=6").code == 0
     values = lit_grok.open_run(run).constant.constant.isel(replica=0)
     assert values.values.tolist() == [1.5] * 5 + [2.5] * 2
@@ -201,7 +204,7 @@ def test_a_failure_names_the_callback_and_the_epoch(command):
 
 
 def test_nan_is_never_silent(command, monkeypatch):
-    monkeypatch.setattr("tests.helpers.Constant.measure", lambda *_: {"constant": float("nan")})
+    monkeypatch.setattr("tests.helpers.Constant.measure", lambda *_: {"number": float("nan")})
     result = command(*command.MOD_ADD, "run_dir=run", CONSTANT, "+callbacks.constant.every=1", "seed=0:2")
     assert result.code == 0
     assert (
@@ -220,7 +223,7 @@ def test_a_class_from_outside_the_project(command, monkeypatch):
         "from callbacks import AnalysisCallback\n"
         "class Mine(AnalysisCallback):\n"
         "    def measure(self, network, batch):\n"
-        "        return {'mine': sum(p.square().sum() for p in network.parameters()).sqrt()}\n"
+        "        return {'norm': sum(p.square().sum() for p in network.parameters()).sqrt()}\n"
     )
     monkeypatch.syspath_prepend(command.folder)
     run = command.mod_add("+callbacks.mine._target_=my_lab.Mine", "+callbacks.mine.every=2")
@@ -237,6 +240,114 @@ def test_a_drawing_that_fails_costs_a_warning_and_nothing_else(command):
     assert result.err.count("warning: figures/bad was not drawn (KeyError: 'no such curve')") == 1
     assert lit_grok.open_run(command.folder / "run").bad.constant.notnull().all()
     assert (command.folder / "run" / "summary.json").exists()
+
+
+class Drawn(Constant):
+    """Draws the whole run once, and notes what was there by then."""
+
+    calls: ClassVar[list] = []
+
+    def draw(self, run):
+        there = {path.name for path in Path("run").iterdir()}
+        self.calls.append((run.constant.number.shape, there))
+        return {"": Figure(figsize=(1, 1)), "again": Figure(figsize=(1, 1))}
+
+
+def test_figures_are_drawn_once_for_all_replicas_when_everything_is_written(command, monkeypatch):
+    monkeypatch.setattr("tests.helpers.Constant", Drawn)
+    monkeypatch.setattr(Drawn, "calls", [])
+    run = command.mod_add(CONSTANT, "seed=0:3", "~callbacks.grok_time")
+    ((shape, there),) = Drawn.calls
+    assert shape == (3,)
+    assert {"results.nc", "weights.safetensors", "summary.json"} <= there
+    assert "figures" not in there
+    figures = sorted(path.name for path in (run / "figures").iterdir())
+    assert figures == ["constant.pdf", "constant.png", "constant_again.pdf", "constant_again.png"]
+
+
+class Wandb(WandbLogger):
+    """Keeps what it is given."""
+
+    def __init__(self):
+        self.summary, self.points, self.images = {}, [], []
+
+    @property
+    def experiment(self):
+        return SimpleNamespace(summary=self.summary)
+
+    def log_metrics(self, metrics, step=None):
+        self.points.append((step, dict(metrics)))
+
+    def log_image(self, key, images):
+        self.images.append((key, images))
+
+
+def test_what_is_measured_once_goes_to_the_summary_of_wandb_and_is_no_curve():
+    first, second = Wandb(), Wandb()
+    module = SimpleNamespace(loggers=[first, second])
+    LitClassifier.log_replicas(module, {"constant/number": np.array([1.5, 2.5])}, 4, once=True)
+    assert (first.points, second.points) == ([], [])
+    assert (first.summary, second.summary) == ({"constant/number": 1.5}, {"constant/number": 2.5})
+    LitClassifier.log_replicas(module, {"constant/number": np.array([3.5, 4.5])}, 4)
+    assert second.points == [(4, {"epoch": 4, "constant/number": 4.5})]
+    assert second.summary == {"constant/number": 2.5}
+
+
+@pytest.mark.parametrize(("cadence", "once"), [({}, [True, True]), ({"every": 2}, [False, False, False])])
+def test_only_what_has_no_cadence_is_logged_as_measured_once(command, monkeypatch, cadence, once):
+    logged, log_replicas = [], LitClassifier.log_replicas
+
+    def note(self, scalars, epoch, once=False):
+        if any(name.startswith("constant/") for name in scalars):
+            logged.append(once)
+        log_replicas(self, scalars, epoch, once)
+
+    monkeypatch.setattr(LitClassifier, "log_replicas", note)
+    monkeypatch.setattr("tests.helpers.Constant.measure_final", lambda *_: {} if cadence else {"final": 2.0})
+    command.mod_add(CONSTANT, *(f"+callbacks.constant.{k}={v}" for k, v in cadence.items()))
+    assert logged == once
+
+
+def test_figures_go_to_wandb_with_the_first_replica(tmp_path):
+    callback, loggers = Drawn(), [Wandb(), Wandb()]
+    callback.draw = lambda _: {"": Figure(figsize=(1, 1)), "again": Figure(figsize=(1, 1))}
+    save_figures(xr.DataTree(), [callback], tmp_path, loggers)
+    assert loggers[0].images == [
+        (f"drawn/{name}", [str(tmp_path / "figures" / file)])
+        for name, file in (("figure", "drawn.png"), ("again", "drawn_again.png"))
+    ]
+    assert loggers[1].images == []
+
+
+def test_labelled_numbers_are_logged_and_long_arrays_are_not(command, monkeypatch):
+    arrays = {
+        "by_set": xr.DataArray([1.0, 2.0], dims="set", coords={"set": ["a", "b"]}),
+        "by_neuron": xr.DataArray(np.ones(5), dims="neuron"),
+    }
+    monkeypatch.setattr("tests.helpers.Constant.measure", lambda *_: arrays)
+    run = command.mod_add(CONSTANT, "+callbacks.constant.every=2", "logger=csv")
+    header = next((run / "csv").iterdir()).read_text().splitlines()[0].split(",")
+    assert [name for name in header if name.startswith("constant/")] == ["constant/by_set/a", "constant/by_set/b"]
+
+
+def test_an_analysis_is_given_copies_on_the_cpu(command, monkeypatch):
+    given = []
+
+    class Elsewhere(Constant):
+        def measure(self, network, batch):
+            given.append((next(network.parameters()), *batch))
+            return super().measure(network, batch)
+
+        def measure_replicas(self, module, batch):
+            own = {part.data_ptr() for part in (*batch, *module.stack.stacked().values())}
+            values = super().measure_replicas(module, batch)
+            assert not own & {tensor.data_ptr() for tensor in given[-1]}
+            return values
+
+    monkeypatch.setattr("tests.helpers.Constant", Elsewhere)
+    command.mod_add(CONSTANT, "+callbacks.constant.every=2")
+    assert len(given) == 3
+    assert {tensor.device.type for tensors in given for tensor in tensors} == {"cpu"}
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import xarray as xr
 
 from lit_grok.results import open_run
 

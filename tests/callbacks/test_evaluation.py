@@ -21,7 +21,7 @@ def test_curves_are_those_of_the_whole_sets(command):
     data.setup()
     for scale in (1, 3):
         network = lit_grok.load_network(run, init_scale=scale)
-        last = dataset.sel(init_scale=scale, seed=4, epoch=3)
+        last = curves.sel(init_scale=scale, seed=4, epoch=3)
         for name in ("train", "test"):
             inputs, targets = (part[0] for part in data.split(name))
             logits = network(inputs)
@@ -36,7 +36,7 @@ def test_epoch_zero_is_before_the_first_step(command):
     dataset = lit_grok.open_run(command.mod_add("seed=5")).evaluation
     torch.manual_seed(5)
     norm = sum(p.square().sum() for p in ModularMLP(11, [16]).parameters()).sqrt().item()
-    assert dataset.weight_norm.sel(epoch=0).item() == pytest.approx(norm, rel=1e-5)
+    assert curves.weight_norm.sel(epoch=0).item() == pytest.approx(norm, rel=1e-5)
 
 
 def test_log_every_is_the_cadence(command):

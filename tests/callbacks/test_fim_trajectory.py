@@ -15,10 +15,10 @@ from datamodules import ModularAdditionDataModule
 from lit_grok.figures import geometry
 from lit_grok.measures.fisher import fisher_diagonal
 from lit_grok.measures.inequality import gini
-from lit_grok.measures.trajectory import origin_cosine, step_cosine, step_magnitude
+from lit_grok.measures.trajectory import grokking_period, origin_cosine, step_cosine, step_magnitude
 from lit_grok.results import load_network, open_run
 
-PREFIXES = {"fim": "classif_logits", "fim_regression": "regression"}
+VARIANTS = ("classif_logits", "regression")
 BOTH = "+callbacks.fim.variants=[classif_logits,regression]"
 QUANTITIES = ("step_magnitude", "step_cosine", "origin_cosine")
 
@@ -26,7 +26,7 @@ QUANTITIES = ("step_magnitude", "step_cosine", "origin_cosine")
 @pytest.fixture(autouse=True)
 def empty_pages(monkeypatch):
     """That drawing takes a second is known; that it works is tested once."""
-    monkeypatch.setattr(geometry, "trajectory", lambda *_: Figure(figsize=(1, 1)))
+    monkeypatch.setattr("callbacks.fim_trajectory.trajectory", lambda *_: Figure(figsize=(1, 1)))
 
 
 BARE = ("callbacks=base", "~callbacks.grok_time", "~callbacks.progress")  # drawing takes longer than these runs
@@ -74,21 +74,16 @@ def expected(seen, inputs, every, until, stiff_of):
     due = [e for e in sorted(seen) if e % every == 0 and e <= until]
     flat = {e: torch.stack([torch.cat([p.detach().flatten() for p in n.parameters()]) for n in seen[e]]) for e in seen}
     curves = {}
-    for prefix, variant in (*PREFIXES.items(), ("euclidean", None)):
+    for variant in VARIANTS:
         F = {
-            e: variant and torch.stack([fisher_diagonal(n, x, variant) for n, x in zip(seen[e], inputs, strict=True)])
-            for e in seen
+            e: torch.stack([fisher_diagonal(n, x, variant) for n, x in zip(seen[e], inputs, strict=True)]) for e in seen
         }
-        final = F[max(seen)]
-        masks = {"": None}
-        if variant:
-            masks |= {"stiff_": stiff_of(final), "sloppy_": ~stiff_of(final)}
-        for (subspace, mask), kind in [(m, k) for m in masks.items() for k in ("", "euclidean_")]:
-            if kind and mask is None:
-                continue
+        stiff = stiff_of(F[max(seen)])
+        masks = {"all": None, "stiff": stiff, "sloppy": ~stiff}
+        for (subspace, mask), kind in [(m, k) for m in masks.items() for k in ("fisher", "euclidean")]:
             for i, e in enumerate(due[:-1]):
                 step = flat[due[i + 1]] - flat[e]
-                metric = None if kind else F[e]
+                metric = F[e] if kind == "fisher" else None
                 values = {
                     "step_magnitude": step_magnitude(step, metric, mask),
                     "origin_cosine": origin_cosine(step, flat[e], metric, mask),
@@ -96,7 +91,7 @@ def expected(seen, inputs, every, until, stiff_of):
                 if i:
                     values["step_cosine"] = step_cosine(flat[e] - flat[due[i - 1]], step, metric, mask)
                 for quantity, value in values.items():
-                    curves.setdefault(f"{prefix}_{subspace}{kind}{quantity}", {})[e] = value.numpy()
+                    curves.setdefault((quantity, variant, kind, subspace), {})[e] = value.numpy()
     return due, curves
 
 
@@ -120,23 +115,29 @@ def test_curves_are_those_of_the_definitions(command, helpers, options, stiff_of
     data = ModularAdditionDataModule(P=11, data_seeds=[0, 0])
     data.setup()
     due, curves = expected(Remember.seen, data.split("train")[0], every=2, until=9, stiff_of=stiff_of)
-    results = open_run(run)
+    results = open_run(run).fim
     assert due == [0, 2, 4, 6, 8]
-    assert len(curves) == 3 * (3 + 2 * 4)
+    assert len(curves) == results.step_cosine[0, 0].size * 3 == 3 * 2 * 2 * 3
     for name, curve in curves.items():
-        found = results[name].dropna("epoch", how="all")
+        quantity, variant, metric, subspace = name
+        found = results[quantity].sel(variant=variant, metric=metric, subspace=subspace).dropna("epoch", how="all")
         assert found.epoch.values.tolist() == list(curve), name
-        np.testing.assert_allclose(found.values.T, np.stack(list(curve.values())), rtol=1e-9, err_msg=name)
-    for prefix, variant in PREFIXES.items():
+        np.testing.assert_allclose(found.values.T, np.stack(list(curve.values())), rtol=1e-9, err_msg=str(name))
+    for variant in VARIANTS:
+        own = results.to_dataset().sel(variant=variant)
         last = Remember.seen[11]
         final = torch.stack([fisher_diagonal(n, x, variant) for n, x in zip(last, data.split("train")[0], strict=True)])
-        np.testing.assert_array_equal(results[f"{prefix}_spectrum"], final.sort(1).values)
-        np.testing.assert_allclose(results[f"{prefix}_gini"], gini(final))
-        np.testing.assert_array_equal(results[f"{prefix}_stiff_parameters"], stiff_of(final).sum(1))
-        gradient = np.gradient(results[f"{prefix}_step_magnitude"].sel(epoch=due[:-1]), due[:-1], axis=1)
-        np.testing.assert_allclose(results[f"{prefix}_step_magnitude_gradient"].sel(epoch=due[:-1]), gradient)
+        np.testing.assert_array_equal(own.spectrum, final.sort(1).values)
+        np.testing.assert_allclose(own.gini, gini(final))
+        np.testing.assert_array_equal(own.stiff_parameters, stiff_of(final).sum(1))
+        for metric in ("fisher", "euclidean"):
+            for r in range(2):
+                curve = own.step_magnitude.sel(metric=metric, subspace="all").dropna("epoch", how="all")[r]
+                start, end = grokking_period(curve.epoch.values, curve.values)
+                np.testing.assert_equal(own.bump_start.sel(metric=metric)[r].item(), start)
+                np.testing.assert_equal(own.bump_end.sel(metric=metric)[r].item(), end)
     assert not (run / "trajectory").exists()
-    assert len(list((run / "figures").glob("fim*_trajectory_*.png"))) == 4
+    assert sorted(p.stem for p in (run / "figures").glob("fim*.png")) == ["fim_classif_logits", "fim_regression"]
 
 
 def test_resume_in_the_middle_loses_and_duplicates_nothing(command, helpers):
@@ -149,10 +150,14 @@ def test_resume_in_the_middle_loses_and_duplicates_nothing(command, helpers):
     assert [p.stem for p in sorted((command.folder / "cut/trajectory").iterdir())] == [f"{e:09d}" for e in range(10)]
     assert command("resume=cut").code == 0
     resumed = open_run("cut")
-    assert set(resumed) == set(whole)
-    for name in whole:
-        np.testing.assert_array_equal(resumed[name], whole[name], err_msg=name)
+    same(resumed, whole)
     assert not (command.folder / "cut/trajectory").exists()
+
+
+def same(one, other):
+    for results in (one, other):  # the command line and the directory differ
+        results.attrs.clear()
+    xr.testing.assert_identical(one, other)
 
 
 def test_kept_trajectory_can_be_read(command):
@@ -173,24 +178,21 @@ def extended(command, *options, epochs=(12, 24)):
     return open_run("longer"), open_run(command.mod_add(*options, f"epochs={epochs[1]}", "run_dir=whole"))
 
 
-def of_subspaces(name):
-    return "_stiff_" in name or "_sloppy_" in name
-
-
 @pytest.mark.parametrize("every", [1, 5])  # with a snapshot at the seam, and with the last one before it
 def test_an_extended_run_has_no_gap_at_the_seam(command, every):
     longer, whole = extended(command, *fim(every=every, stiff_threshold=1e-3), BOTH, "init_scale=[1,10]")
-    assert set(longer) == set(whole)
-    for name in whole:
-        if not of_subspaces(name) or name.endswith("_parameters"):
-            np.testing.assert_array_equal(longer[name], whole[name], err_msg=name)
-        else:  # from the last two snapshots before the seam on, the second of them with the step before
-            first = (12 // every - (1 if "step_cosine" not in name else 0)) * every
-            np.testing.assert_array_equal(
-                longer[name].sel(epoch=slice(first, None)), whole[name].sel(epoch=slice(first, None))
-            )
-            assert longer[name].sel(epoch=slice(None, first - 1)).isnull().all()
-            assert whole[name].sel(epoch=slice(None, first - 1)).notnull().any()
+    xr.testing.assert_identical(longer.evaluation, whole.evaluation)
+    longer, whole = longer.fim.to_dataset(), whole.fim.to_dataset()
+    xr.testing.assert_identical(longer.drop_vars(QUANTITIES), whole.drop_vars(QUANTITIES))
+    for name in QUANTITIES:
+        np.testing.assert_array_equal(longer[name].sel(subspace="all"), whole[name].sel(subspace="all"), err_msg=name)
+        # from the last two snapshots before the seam on, the second of them with the step before
+        first = (12 // every - (1 if name != "step_cosine" else 0)) * every
+        mine, theirs = (results[name].sel(subspace=["stiff", "sloppy"]) for results in (longer, whole))
+        np.testing.assert_array_equal(mine.sel(epoch=slice(first, None)), theirs.sel(epoch=slice(first, None)))
+        assert mine.sel(epoch=slice(None, first - 1)).isnull().all()
+        for subspace in ("stiff", "sloppy"):
+            assert theirs.sel(epoch=slice(None, first - 1), subspace=subspace).notnull().any()
     log = (command.folder / "longer/train.log").read_text()
     assert (
         f"extended later, this run will lack its stiff and sloppy steps before epoch {12 // every * every - every},"
@@ -203,10 +205,8 @@ def test_an_extended_run_has_no_gap_at_the_seam(command, every):
 def test_an_extended_run_that_kept_its_trajectory_lacks_nothing(command):
     options = (*fim(every=5, stiff_threshold=1e-3, keep_trajectory="true"), BOTH, "init_scale=[1,10]")
     longer, whole = extended(command, *options)
-    assert set(longer) == set(whole)
-    for name in whole:
-        np.testing.assert_array_equal(longer[name], whole[name], err_msg=name)
-    assert any(of_subspaces(name) for name in whole)
+    assert whole.fim.step_cosine.sel(subspace=["stiff", "sloppy"]).notnull().any(["replica", "epoch", "metric"]).all()
+    same(longer, whole)
     log = (command.folder / "longer/train.log").read_text()
     assert "lack" not in log
     assert "snapshots are not in" not in log
@@ -214,9 +214,13 @@ def test_an_extended_run_that_kept_its_trajectory_lacks_nothing(command):
 
 def test_a_run_extended_beyond_the_last_snapshot(command):
     longer, whole = extended(command, *fim(every=1, until=6), epochs=(4, 12))
-    for name in whole:
-        if not of_subspaces(name):
-            np.testing.assert_array_equal(longer[name], whole[name], err_msg=name)
+    xr.testing.assert_identical(longer.evaluation, whole.evaluation)
+    for name in whole.fim.data_vars:
+        mine, theirs = longer.fim[name], whole.fim[name]
+        if name in QUANTITIES:
+            mine, theirs = mine.sel(subspace="all"), theirs.sel(subspace="all")
+        if name != "stiff_parameters":
+            np.testing.assert_array_equal(mine, theirs, err_msg=name)
 
 
 class Killed(Exception):
@@ -247,9 +251,7 @@ def test_a_kill_between_the_last_epoch_and_the_final_write_loses_nothing(command
             command("resume=killed") if cut else command(*command.MOD_ADD, *options, "run_dir=killed")
     assert command("resume=killed").code == 0
     resumed = open_run("killed")
-    assert set(resumed) == set(whole)
-    for name in whole:
-        np.testing.assert_array_equal(resumed[name], whole[name], err_msg=name)
+    same(resumed, whole)
     assert not (command.folder / "killed/trajectory").exists()
 
 
@@ -271,9 +273,11 @@ def test_a_damaged_snapshot_costs_its_steps_and_no_more(command, helpers, damage
     path = command.folder / "cut/trajectory/000000003.safetensors"
     path.write_bytes(damage(path.read_bytes()))
     assert command("resume=cut").code == 0
-    results = open_run("cut")
-    assert results.fim_step_cosine.dropna("epoch").epoch.values.tolist() == list(range(1, 12))
-    assert results.fim_sloppy_step_magnitude.dropna("epoch").epoch.values.tolist() == [0, 1, *range(4, 12)]
+    results = open_run("cut").fim
+    fisher = results.to_dataset().sel(metric="fisher")
+    assert fisher.step_cosine.sel(subspace="all").dropna("epoch").epoch.values.tolist() == list(range(1, 12))
+    sloppy = fisher.step_magnitude.sel(subspace="sloppy").dropna("epoch")
+    assert sloppy.epoch.values.tolist() == [0, 1, *range(4, 12)]
     assert log_lines(command.folder / "cut", "000000003.safetensors: cannot be read as a snapshot of this run") == 1
 
 
@@ -283,17 +287,17 @@ def log_lines(run, text):
 
 def test_steps_without_length_are_nan_and_counted(command):
     run = command.mod_add(*fim(every=1), "learning_rate=0")
-    results = open_run(run)
-    assert results.fim_degenerate_steps.item() == results.euclidean_degenerate_steps.item() == 4
+    results = open_run(run).fim
+    assert results.degenerate_steps.sel(variant="classif_logits").values.tolist() == [[4, 4]]
     for quantity in QUANTITIES:
-        assert results[f"fim_{quantity}"].isnull().all()
-    assert "fim, init_scale=1 seed=0: 4 of 4 steps have no length" in (run / "train.log").read_text()
+        assert results[quantity].isnull().all()
+    assert "callbacks.fim, init_scale=1 seed=0: 4 of 4 steps have no length" in (run / "train.log").read_text()
 
 
 def test_no_stiff_parameter_is_nan_and_said_in_the_log_alone(command):
     result = command(*command.MOD_ADD, *fim(every=1, stiff_threshold=1e9), "run_dir=run")
     assert "is stiff" not in result.out + result.err
-    assert open_run("run").fim_stiff_step_cosine.isnull().all()
+    assert open_run("run").fim.step_cosine.sel(subspace="stiff").isnull().all()
     assert "no parameter of the trained network is stiff" in (command.folder / "run" / "train.log").read_text()
 
 
@@ -301,27 +305,41 @@ def test_training_is_the_same_with_and_without(command):
     bare = command.mod_add(*BARE, "run_dir=bare", "init_scale=[1,10]")
     measured = command.mod_add(*fim(every=1), BOTH, "run_dir=measured", "init_scale=[1,10]")
     assert (bare / "weights.safetensors").read_bytes() == (measured / "weights.safetensors").read_bytes()
-    for name, curve in open_run(bare).items():
-        np.testing.assert_array_equal(curve, open_run(measured)[name].reindex_like(curve))
+    xr.testing.assert_identical(open_run(bare).evaluation, open_run(measured).evaluation)
 
 
 @pytest.mark.parametrize("ablation", ["weight_decay=0", "optimizer=sgd", "optimizer=adamw", "label_noise=0.1"])
 @pytest.mark.parametrize("task", ["ising", "mod_add"])
 def test_ablations(command, task, ablation):
     results = open_run(getattr(command, task)(*fim(every=1), BOTH, ablation))
-    assert results.fim_step_magnitude.notnull().sum() == results.fim_regression_step_magnitude.notnull().sum() == 4
+    steps = results.fim.step_magnitude.sel(metric="fisher", subspace="all").notnull().sum("epoch")
+    assert steps.variant.values.tolist() == list(VARIANTS)
+    assert steps.values.tolist() == [[4, 4]]
 
 
 @pytest.mark.parametrize("task", ["ising", "mod_add"])
 def test_on_by_default(command, task):
     run = getattr(command, task)(f"callbacks={task}", "callbacks.fim_trajectory.every=2", "~callbacks.pruning")
-    assert {"fim_step_cosine", "fim_regression_stiff_step_cosine", "euclidean_origin_cosine"} <= set(open_run(run))
+    branch = open_run(run).fim_trajectory
+    assert set(QUANTITIES) <= set(branch.data_vars)
+    assert branch.variant.values.tolist() == list(VARIANTS)
+    assert branch.metric.values.tolist() == ["fisher", "euclidean"]
+    assert branch.subspace.values.tolist() == ["all", "stiff", "sloppy"]
+    assert branch.attrs["stiff"] == "F ≥ 0.1"
 
 
 def test_curves_go_to_the_loggers(command):
     run = command.mod_add(*fim(every=1), "logger=csv")
+    names = [
+        f"{quantity}/classif_logits/{rest}"
+        for quantity, rest in (
+            ("step_cosine", "fisher/all"),
+            ("step_cosine", "fisher/sloppy"),
+            ("step_magnitude", "euclidean/all"),
+        )
+    ]
     header, *rows = next((run / "csv").iterdir()).read_text().splitlines()
-    assert {"fim/step_cosine", "fim/sloppy/step_cosine", "euclidean/step_magnitude"} <= set(header.split(","))
+    assert {f"fim/{name}" for name in names} <= set(header.split(","))
     assert len(rows) == 5
 
 
@@ -393,9 +411,9 @@ def test_figures_of_one_replica_and_of_many(command):
         assert {line.get_color() for line in first.lines} >= {"C0", "C1"}
         assert len(first.collections) >= 2
         assert not second.collections
-    TRAJECTORY(results.isel(replica=0), "one replica").canvas.draw()
+    TRAJECTORY(results.isel(replica=[0]), "fim", "classif_logits").canvas.draw()
 
 
 def test_figures_survive_what_was_never_measured(command):
     results = open_run(command.mod_add(*fim(every=1), "learning_rate=0", "init_scale=0"))
-    TRAJECTORY(results).canvas.draw()
+    TRAJECTORY(results, "fim", "classif_logits").canvas.draw()

@@ -19,7 +19,7 @@ class Lit(SimpleNamespace):
 
 
 def module(curves):
-    """A module whose replicas have had these accuracy curves, (train, test) each."""
+    """A module whose replicas have these accuracy curves, (train, test) each."""
     recorder = Recorder([{"init_scale": 1.0, "seed": r} for r in range(len(curves))])
     lit = Lit()
     lit.recorder, lit.loggers, lit.interrupted = recorder, [], False
@@ -79,7 +79,7 @@ def test_without_an_evaluation_at_this_epoch_nothing_is_said(announced):
 
 def test_the_verdict_is_read_off_each_replicas_own_curves(command):
     run = command.mod_add("init_scale=[1,10]", "seed=0:2", "epochs=30", "P=7", "network.hidden=[64]", ANY)
-    dataset = lit_grok.open_run(run)
+    results = lit_grok.open_run(run)
     records = json.loads((run / "summary.json").read_text())
     for r, record in enumerate(records):
         one = dataset.isel(replica=r)
@@ -87,7 +87,9 @@ def test_the_verdict_is_read_off_each_replicas_own_curves(command):
         expected = grokking_time(curves.epoch.values, curves.train_accuracy.values, curves.test_accuracy.values)
         for name in ("t_train", "t_test", "t_grok"):
             assert record[name] == one[name].item() == getattr(expected, name)
-    assert len(np.unique(dataset.t_train)) > 1
+        assert record["status"] == one.status.item()
+    assert len(np.unique(results.t_train)) > 1
+    assert {results[name].units for name in ("t_train", "t_test", "t_grok")} == {"epochs"}
 
 
 def test_results_and_summary_agree_on_where_a_run_ends(command):
@@ -96,10 +98,11 @@ def test_results_and_summary_agree_on_where_a_run_ends(command):
         *("epochs=5", "seed=0:2", "learning_rate=0", "+callbacks.poison._target_=tests.helpers.Poison"),
         *("+callbacks.poison.epoch=2", "+callbacks.poison.replica=1"),
     )
-    dataset = lit_grok.open_run(run)
+    results = lit_grok.open_run(run)
     records = json.loads((run / "summary.json").read_text())
     assert [record["status"] for record in records] == ["undertrained", "diverged"]
-    assert dataset.t_test.isnull().all()
+    assert results.status.values.tolist() == ["undertrained", "diverged"]
+    assert results.t_test.isnull().all()
     for r, record in enumerate(records):
         one = dataset.isel(replica=r)
         curves = one.evaluation.to_dataset()

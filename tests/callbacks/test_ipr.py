@@ -107,7 +107,7 @@ def test_orders_are_positive():
 
 def test_several_orders_in_one_run(command):
     second = "+callbacks.ipr={_target_:callbacks.IPRCallback,every:1}"
-    fourth = "+callbacks.fourth={_target_:callbacks.IPRCallback,r:4,every:2}"
+    fourth = "+callbacks.ipr_r4={_target_:callbacks.IPRCallback,r:4,every:2}"
     run = open_run(command.mod_add("init_scale=[1,2]", second, fourth))
     assert run.ipr.mean_ipr.dims == ("replica", "epoch")
     assert run.fourth.mean_ipr.sel(init_scale=2).epoch.values.tolist() == [0, 2, 4]

@@ -77,3 +77,9 @@ def test_in_a_run(command):
     np.testing.assert_allclose(matrix, matrix.T)
     end = run.similarity.mean_cka.sel(layer="hidden.0").isel(epoch=-1)
     np.testing.assert_allclose(end, (matrix.sum(1) - 1) / 3)
+
+
+def test_a_run_of_one_replica_has_no_such_branch(command):
+    run_dir = command.mod_add("+callbacks.similarity={_target_:callbacks.SimilarityCallback,every:2}")
+    assert "similarity" not in open_run(run_dir).children
+    assert not list((run_dir / "figures").glob("similarity*"))

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from callbacks import WeightStatisticsCallback
+from lit_grok.results import open_run
 
 
 @pytest.fixture
