@@ -110,7 +110,7 @@ def test_results_that_do_not_fit(command, machine):
 
 def test_the_size_of_the_results_is_the_right_one(command, machine):
     run = command.mod_add("epochs=300")
-    nbytes = sum(curve.nbytes for curve in open_run(run).evaluation.data_vars.values())
+    nbytes = sum(array.nbytes for array in open_run(run).evaluation.data_vars.values())
     machine(memory=4 * nbytes)
     assert command(*command.MOD_ADD, "epochs=300").code == 0
     machine(memory=4 * nbytes - 4)

@@ -15,8 +15,8 @@ CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "weight_
 
 def test_curves_are_those_of_the_whole_sets(command):
     run = command.mod_add("init_scale=[1,3]", "seed=4", "epochs=3")
-    dataset = lit_grok.open_run(run).evaluation.to_dataset()
-    assert dataset.epoch.values.tolist() == [0, 1, 2, 3]
+    curves = lit_grok.open_run(run).evaluation.to_dataset()
+    assert curves.epoch.values.tolist() == [0, 1, 2, 3]
     data = ModularAdditionDataModule(P=11, data_seeds=[4])
     data.setup()
     for scale in (1, 3):
@@ -33,15 +33,15 @@ def test_curves_are_those_of_the_whole_sets(command):
 
 
 def test_epoch_zero_is_before_the_first_step(command):
-    dataset = lit_grok.open_run(command.mod_add("seed=5")).evaluation
+    curves = lit_grok.open_run(command.mod_add("seed=5")).evaluation
     torch.manual_seed(5)
     norm = sum(p.square().sum() for p in ModularMLP(11, [16]).parameters()).sqrt().item()
     assert curves.weight_norm.sel(epoch=0).item() == pytest.approx(norm, rel=1e-5)
 
 
 def test_log_every_is_the_cadence(command):
-    dataset = lit_grok.open_run(command.mod_add("log_every=3", "epochs=7")).evaluation
-    assert dataset.epoch.values.tolist() == [0, 3, 6, 7]
+    curves = lit_grok.open_run(command.mod_add("log_every=3", "epochs=7")).evaluation
+    assert curves.epoch.values.tolist() == [0, 3, 6, 7]
 
 
 # A run that diverges
@@ -52,7 +52,7 @@ def test_a_diverging_replica_leaves_the_others_bit_identical(command, task):
     train = getattr(command, task)
     healthy = train("run_dir=healthy", "seed=0:3", "epochs=5")
     sick = train("run_dir=sick", "seed=0:3", "epochs=5", *POISON, "+callbacks.poison.replica=1")
-    one, other = lit_grok.open_run(healthy).evaluation, lit_grok.open_run(sick).evaluation
+    one, other = (lit_grok.open_run(run).evaluation for run in (healthy, sick))
     for seed in (0, 2):
         for name in CURVES:
             np.testing.assert_array_equal(one[name].sel(seed=seed), other[name].sel(seed=seed))
@@ -102,7 +102,8 @@ def test_divergence_before_the_first_step(command, scales):
     assert records[-1]["t_train"] is None
     network = lit_grok.load_network(command.folder / "run", init_scale=1e30)
     assert next(network.parameters()).abs().max() > 1e28  # its initial weights
-    assert (command.folder / "run" / "figures" / "grok_time.png").exists()
+    assert [path.name for path in (command.folder / "run" / "figures").glob("*.png")] == ["grok_time.png"]
+    assert len(records) == len(lit_grok.open_run(command.folder / "run").status)
 
 
 def test_other_analyses_skip_a_diverged_replica(command):
@@ -110,5 +111,5 @@ def test_other_analyses_skip_a_diverged_replica(command):
         *("seed=0:2", *POISON, "+callbacks.poison.replica=0"),
         *("+callbacks.constant._target_=tests.helpers.Constant", "+callbacks.constant.every=1"),
     )
-    values = lit_grok.open_run(run).constant.constant.values
+    values = lit_grok.open_run(run).constant.number.values
     np.testing.assert_array_equal(values, [[1.5, 1.5, 1.5, np.nan, np.nan], [1.5] * 5])

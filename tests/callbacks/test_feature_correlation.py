@@ -36,15 +36,12 @@ def batch():
 def test_summaries_of_a_layer_by_hand(batch):
     values = FeatureCorrelationCallback().measure(Probes(), batch)
     # Σ|a|: 8 for 2x, 4 + 2 + 4 + 2 = 12 for 1 − 3x, 4 for y; x and y do not correlate.
-    assert values["correlation"].dims == ("layer", "observable")
-    x, y = ({name: float(v.sel(layer="probe", observable=o)) for name, v in values.items() if v.ndim > 1} for o in "xy")
-    assert x["correlation"] == pytest.approx(20 / 24)
-    assert y["correlation"] == pytest.approx(4 / 24)
-    assert x["median_correlation"] == pytest.approx(1)
-    assert y["median_correlation"] == pytest.approx(0, abs=1e-9)
-    assert x["neuron_share"] == pytest.approx(2 / 3)
-    assert y["activation_share"] == pytest.approx(4 / 24)
-    assert values["constant_neurons"].sel(layer="probe") == 2
+    probe = xr.Dataset(values).sel(layer="probe")
+    assert probe.correlation.sel(observable=["x", "y"]).values.tolist() == pytest.approx([20 / 24, 4 / 24])
+    assert probe.median_correlation.sel(observable=["x", "y"]).values.tolist() == pytest.approx([1, 0], abs=1e-7)
+    assert probe.neuron_share.sel(observable=["x", "y"]).values.tolist() == pytest.approx([2 / 3, 1 / 3])
+    assert probe.activation_share.sel(observable=["x", "y"]).values.tolist() == pytest.approx([20 / 24, 4 / 24])
+    assert probe.constant_neurons == 2
 
 
 def test_neurons_at_the_end(batch):
@@ -55,6 +52,8 @@ def test_neurons_at_the_end(batch):
     assert np.isnan(r[:, 3:]).all()
     assert arrays["sample_observable"].sel(observable="y").values.tolist() == [-1.0, 1.0]
     assert arrays["sample_preactivation"].sizes == {"sample": 2, "sample_neuron": 5}
+    sample = arrays["sample_preactivation"][:, :3]
+    np.testing.assert_allclose(sample, [[-2, 4, -1], [2, -2, 1]])  # of the first example and the last
 
 
 def test_layers_and_observables_of_the_ising_network():
@@ -62,13 +61,15 @@ def test_layers_and_observables_of_the_ising_network():
     network = IsingCNN(side=8)
     values = FeatureCorrelationCallback().measure(network, batch)
     for layer in ("conv1", "conv2", "fc1"):
-        assert float(values["neuron_share"].sel(layer=layer).sum()) == pytest.approx(1)
+        shares = values["neuron_share"].sel(layer=layer, observable=list(PAPER))
+        assert shares.sum().item() == pytest.approx(1)
     arrays = FeatureCorrelationCallback().measure_final(network, batch)
     r = arrays["neuron_correlation"]
-    assert r.sizes["observable"] == 3
-    widths = [network.preactivations(batch[0])[layer].shape[1] for layer in ("conv1", "conv2", "fc1")]
-    assert r.notnull().all("observable").sum("neuron").values.tolist() == widths
-    assert r.sizes["neuron"] == max(widths) == 128
+    assert r.sel(layer="conv1").dropna("neuron").sizes == {"observable": 3, "neuron": 128}
+    widths = {name: values.shape[1] for name, values in network.preactivations(batch[0]).items()}
+    assert r.sizes["neuron"] == max(widths.values())
+    for layer, width in widths.items():  # NaN beyond the last neuron of a smaller layer
+        assert r.sel(layer=layer)[:, width:].isnull().all()
     activation = network.preactivations(batch[0])["fc1"][:, 7].detach()
     expected = np.corrcoef(activation, network.observables(batch[0])["energy"])[0, 1]
     assert r.sel(layer="fc1", observable="energy")[7] == pytest.approx(expected, abs=1e-6)
@@ -101,9 +102,10 @@ def test_a_network_without_observables_is_refused_before_the_training(command):
 
 def test_replicas_have_their_own_test_sets(command):
     features = "+callbacks.features={_target_:callbacks.FeatureCorrelationCallback,every:1}"
-    run = open_run(command.ising("seed=[0,1]", features)).features
-    assert run.sample_observable.dims == ("replica", "observable", "sample")
-    assert run.observable.values.tolist() == list(PAPER)
-    energies = run.sample_observable.sel(observable="energy")
+    run = open_run(command.ising("seed=[0,1]", features))
+    assert run.features.sample_observable.dims == ("replica", "observable", "sample")
+    assert run.features.observable.values.tolist() == list(PAPER)
+    energies = run.features.sample_observable.sel(observable="energy")
     assert not np.array_equal(energies[0], energies[1])
-    assert run.correlation.epoch.values.tolist() == [0, 1, 2, 3, 4]
+    energy = run.features.correlation.sel(layer="fc1", observable="energy")
+    assert energy.dropna("epoch").epoch.values.tolist() == [0, 1, 2, 3, 4]

@@ -40,10 +40,11 @@ def test_means_are_over_live_neurons_and_the_mean_ipr_is_that_of_the_sets(networ
         network.output.weight[:, 1] = 0.0
     values = IPRCallback().measure(network, batch)
     noise = ratio(network.hidden[0].weight[2, :P].detach())
-    assert values["set_ipr"]["set"].values.tolist() == ["a", "b", "output"]
-    expected = [(0.5 + 1 + noise) / 3, (0.5 + 1 + noise) / 3, (0.5 + noise) / 2]
-    assert values["set_ipr"].values == pytest.approx(expected)
-    assert values["mean_ipr"] == pytest.approx(np.mean(expected))
+    of_inputs = (0.5 + 1 + noise) / 3
+    assert values["set_ipr"].set.values.tolist() == ["a", "b", "output"]
+    assert values["set_ipr"].values.tolist() == pytest.approx([of_inputs, of_inputs, (0.5 + noise) / 2])
+    assert values["mean_ipr"] == pytest.approx(values["set_ipr"].values.mean())
+    assert values["dead_neurons"].set.values.tolist() == ["a", "b", "output"]
     assert values["dead_neurons"].values.tolist() == [1, 1, 2]
 
 
@@ -58,7 +59,7 @@ def test_another_order(network, batch, r):
 
 def test_neurons_at_the_end(network, batch):
     arrays = IPRCallback().measure_final(network, batch)
-    assert {array.dims for array in arrays.values()} == {("set", "neuron")}
+    assert arrays["neuron_ipr"].dims == ("set", "neuron")
     np.testing.assert_allclose(arrays["neuron_ipr"].sel(set="a")[:2], [0.5, 1.0], atol=1e-6)
     assert np.isnan(arrays["neuron_ipr"].sel(set="output")[3])
     assert arrays["neuron_frequency"].sel(set="b").values[[0, 1, 3]].tolist() == [3, 0, -1]
@@ -68,14 +69,16 @@ def test_neurons_at_the_end(network, batch):
 
 def test_sets_of_different_width_are_nan_beyond_their_last_neuron(batch):
     arrays = IPRCallback().measure_final(ModularMLP(P=P, hidden=[4, 6]), batch)
-    for array in arrays.values():
-        assert array.sizes == {"set": 3, "neuron": 6}
-        assert array.notnull().sum("neuron").values.tolist() == [4, 4, 6]
+    for name in ("neuron_ipr", "neuron_frequency", "neuron_activation"):
+        assert arrays[name].sizes == {"set": 3, "neuron": 6}
+        assert arrays[name].notnull().sum("neuron").values.tolist() == [4, 4, 6]
+        assert arrays[name].sel(set="a")[4:].isnull().all()
 
 
 def test_activation_is_nan_where_it_is_not_clear_which_layer_is_meant(batch):
     arrays = IPRCallback().measure_final(ModularMLP(P=P, hidden=[4, 4]), batch)
     assert arrays["neuron_activation"].isnull().all()
+    assert arrays["neuron_ipr"].notnull().all()
 
 
 class OnlyFourier(nn.Linear):
@@ -97,6 +100,7 @@ def test_a_dead_network_has_no_mean(network, batch):
     nn.init.zeros_(network.output.weight)
     values = IPRCallback().measure(network, batch)
     assert np.isnan(values["set_ipr"].sel(set="output"))
+    assert np.isnan(values["mean_ipr"])
     assert values["dead_neurons"].sel(set="output") == 4
 
 
@@ -110,9 +114,11 @@ def test_several_orders_in_one_run(command):
     fourth = "+callbacks.ipr_r4={_target_:callbacks.IPRCallback,r:4,every:2}"
     run = open_run(command.mod_add("init_scale=[1,2]", second, fourth))
     assert run.ipr.mean_ipr.dims == ("replica", "epoch")
-    assert run.fourth.mean_ipr.sel(init_scale=2).epoch.values.tolist() == [0, 2, 4]
+    assert run.ipr.epoch.values.tolist() == [0, 1, 2, 3, 4]
+    assert run.ipr_r4.mean_ipr.sel(init_scale=2).epoch.values.tolist() == [0, 2, 4]
+    assert run.ipr_r4.mean_ipr.notnull().all()
     assert run.ipr.neuron_ipr.sizes == {"replica": 2, "set": 3, "neuron": 16}
-    assert (run.fourth.set_ipr.isel(epoch=-1) < run.ipr.set_ipr.isel(epoch=-1)).all()
-    assert [run[name].attrs["r"] for name in ("ipr", "fourth")] == ["2", "4"]
+    assert (run.ipr_r4.set_ipr.isel(epoch=-1) < run.ipr.set_ipr.isel(epoch=-1)).all()
+    assert (run.ipr.attrs["r"], run.ipr_r4.attrs["r"]) == ("2", "4")
     figures = {path.stem for path in (command.folder / "run/figures").iterdir()}
-    assert {"ipr_distribution", "ipr_development", "fourth_distribution", "fourth_development"} <= figures
+    assert {"ipr_distribution", "ipr_development", "ipr_r4_distribution", "ipr_r4_development"} <= figures

@@ -53,8 +53,12 @@ def test_single_layer_prunes_each_layer_in_turn():
     for layer in ("0", "2"):
         curve = pruning_curve(network, *batch, torch.linspace(0, 1, 11), "single_layer", layer=layer)
         np.testing.assert_array_equal(final["layer_accuracy"].sel(layer=layer), curve.accuracies)
-    assert final["layer_accuracy"].dims == ("layer", "fraction")
-    assert set(callback.measure(network, batch)) == {"layer_area", "layer_compressibility", "layer_kept_share"}
+        np.testing.assert_array_equal(final["layer_loss"].sel(layer=layer), curve.losses)
+        kept = final["layer_final_compressibility"].sel(layer=layer)
+        assert kept == compressibility(torch.linspace(0, 1, 11), curve.accuracies)
+    values = callback.measure(network, batch)
+    assert set(values) == {f"layer_{name}" for name in ("area", "compressibility", "kept_share")}
+    assert all(array.layer.values.tolist() == ["0", "2"] for array in values.values())
 
 
 def magnitude(network, batch):
@@ -66,10 +70,10 @@ def test_fisher_takes_scores_and_prunes_layers_at_the_end():
     network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     batch = torch.randn(20, 3), torch.randint(2, (20,))
     callback = PruningCallback(scheme="fisher", scores=magnitude, fractions=11)
-    assert "area" in callback.measure(network, batch)
+    assert set(callback.measure(network, batch)) == {"area", "compressibility", "kept_share"}
     final = callback.measure_final(network, batch)
     scores = magnitude(network, batch)
-    for layer, loss in ((None, final["loss"]), ("2", final["layer_loss"].sel(layer="2"))):
+    for loss, layer in ((final["loss"], None), (final["layer_loss"].sel(layer="2"), "2")):
         curve = pruning_curve(network, *batch, torch.linspace(0, 1, 11), "fisher", layer=layer, scores=scores)
         np.testing.assert_array_equal(loss, curve.losses)
 
@@ -102,12 +106,13 @@ def test_several_schemes_in_one_run_agree_with_the_saved_network(command, monkey
         f"+callbacks.layers={target},scheme:single_layer,every:2}}",
     )
     run = open_run(run_dir).isel(replica=0)
-    assert run.pruning.compressibility.epoch.values.tolist() == [0, 1, 2, 3, 4]
-    assert run.layers.layer_area.sel(layer="hidden.0").epoch.values.tolist() == [0, 2, 4]
+    assert run.pruning.compressibility.dropna("epoch").epoch.values.tolist() == [0, 1, 2, 3, 4]
+    layer = run.layers.layer_area.sel(layer="hidden.0")
+    assert layer.dropna("epoch").epoch.values.tolist() == run.layers.epoch.values.tolist() == [0, 2, 4]
     assert run.fisher.area.dims == ()
-    assert [run[name].attrs["scheme"] for name in ("pruning", "fisher", "layers")] == [
-        *("layerwise", "fisher", "single_layer")
-    ]
+    assert "epoch" not in run.fisher.coords
+    schemes = {name: run[name].attrs["scheme"] for name in ("pruning", "fisher", "layers")}
+    assert schemes == {"pruning": "layerwise", "fisher": "fisher", "layers": "single_layer"}
     network = load_network(run_dir)
     data = ModularAdditionDataModule(P=11, batch_size=64)
     data.setup()

@@ -38,20 +38,16 @@ def test_every_two_replicas_on_the_inputs_of_the_first(networks, batch):
     hidden = [F.relu(n.preactivations(batch[0][0])["hidden.1"].detach()) for n in networks]
     expected = [[linear_cka(x, y) for y in hidden] for x in hidden]
     np.testing.assert_allclose(cka.sel(layer="hidden.1"), expected, atol=1e-5)
-    means = SimilarityCallback().measure_replicas(module(networks), batch)
-    assert means["mean_cka"].sel(layer="hidden.1")[1] == pytest.approx(
-        float(expected[1][0] + expected[1][2]) / 2, abs=1e-5
-    )
+    means = SimilarityCallback().measure_replicas(module(networks), batch)["mean_cka"]
+    assert means.dims == ("replica", "layer")
+    assert means.sel(layer="hidden.1")[1] == pytest.approx(float(expected[1][0] + expected[1][2]) / 2, abs=1e-5)
 
 
 def test_a_replica_that_diverged_is_left_out(networks, batch):
     torch.nn.init.constant_(networks[1].hidden[0].weight, torch.nan)
-    means = (
-        SimilarityCallback()
-        .measure_replicas(module(networks, [None, 4, None]), batch)["mean_cka"]
-        .sel(layer="hidden.0")
-    )
-    assert means[0] == pytest.approx(means[2])
+    found = SimilarityCallback().measure_replicas(module(networks, [None, 4, None]), batch)
+    means = found["mean_cka"].sel(layer="hidden.0")
+    assert means[0].item() == pytest.approx(means[2].item())
     assert np.isnan(means[1])
 
 
@@ -73,8 +69,10 @@ def test_in_a_run(command):
     similarity = "+callbacks.similarity={_target_:callbacks.SimilarityCallback,every:2}"
     run = open_run(command.mod_add("init_scale=[1,2]", "seed=[0,1]", similarity))
     matrix = run.similarity.cka.sel(layer="hidden.0").values
+    assert run.similarity.other.values.tolist() == [f"init_scale={s} seed={n}" for s in (1, 2) for n in (0, 1)]
     np.testing.assert_allclose(np.diag(matrix), 1)
     np.testing.assert_allclose(matrix, matrix.T)
+    assert run.similarity.epoch.values.tolist() == [0, 2, 4]
     end = run.similarity.mean_cka.sel(layer="hidden.0").isel(epoch=-1)
     np.testing.assert_allclose(end, (matrix.sum(1) - 1) / 3)
 

@@ -19,14 +19,18 @@ def network():
 
 def test_statistics_by_hand(network):
     values = WeightStatisticsCallback().measure(network, None)
-    assert values["layer_norm"].values == pytest.approx([5, np.sqrt(1 + 4)])
-    assert values["layer_norm"].layer.values.tolist() == ["0", "2"]
-    assert values["layer_gini"][0] == pytest.approx((0 * 3 + 2 * 4) / (3 * 7))
+    layers = {name: values[f"layer_{name}"] for name in ("norm", "gini", "zero_share", "negligible_share")}
+    assert layers["norm"].layer.values.tolist() == ["0", "2"]
+    assert layers["norm"].values.tolist() == pytest.approx([5, np.sqrt(1 + 4)])
+    assert layers["gini"].sel(layer="0") == pytest.approx((0 * 3 + 2 * 4) / (3 * 7))
+    # Σ (2i − n − 1) |w|_i / (n Σ |w|) with |w| = 0, 0, 1, 2, 3, 4
+    assert values["gini"] == pytest.approx((-1 * 1 + 1 * 2 + 3 * 3 + 5 * 4) / (6 * 10))
     assert values["zero_share"] == pytest.approx(1 / 6)
-    assert values["layer_zero_share"].values.tolist() == [pytest.approx(1 / 3), 0]
+    assert layers["zero_share"].values.tolist() == pytest.approx([1 / 3, 0])
     assert values["negligible_share"] == pytest.approx(2 / 6)
-    assert values["layer_dead_neurons"][0] == values["dead_neurons"] == 2
-    assert np.isnan(values["layer_dead_neurons"][1])  # the last layer gives the classes
+    assert layers["negligible_share"].values.tolist() == pytest.approx([1 / 3, 1 / 3])
+    assert values["dead_neurons"] == values["layer_dead_neurons"].sel(layer="0") == 2
+    assert values["layer_dead_neurons"].sel(layer="2").isnull()  # the last layer gives the classes
 
 
 def test_the_network_is_left_alone(network):
@@ -40,5 +44,17 @@ def test_a_network_of_zeros_has_no_inequality(network):
         nn.init.zeros_(parameter)
     values = WeightStatisticsCallback().measure(network, None)
     assert values["zero_share"] == 1
-    assert values["layer_dead_neurons"][0] == 3
+    assert values["layer_dead_neurons"].sel(layer="0") == 3
     assert np.isnan(values["gini"])
+
+
+def test_in_a_run(command):
+    statistics = "+callbacks.weights={_target_:callbacks.WeightStatisticsCallback,every:2}"
+    run = open_run(command.mod_add("seed=0:2", statistics))
+    assert run.weights.epoch.values.tolist() == [0, 2, 4]
+    assert run.weights.layer_norm.dims == ("replica", "epoch", "layer")
+    norm = np.sqrt((run.weights.layer_norm.astype(float) ** 2).sum("layer"))
+    np.testing.assert_allclose(norm, run.evaluation.weight_norm.sel(epoch=[0, 2, 4]), rtol=1e-5)
+    np.testing.assert_array_equal(run.weights.layer_dead_neurons.sel(layer="hidden.0"), run.weights.dead_neurons)
+    assert run.weights.layer_gini.long_name == "Gini coefficient of |w|"
+    assert "NaN" not in (command.folder / "run" / "train.log").read_text()  # an output layer has none that could die
