@@ -13,7 +13,7 @@ import xarray as xr
 
 import lit_grok
 from lit_grok import results
-from lit_grok.files import ReadError, WriteError
+from lit_grok.files import ReadError, WriteError, seal
 from lit_grok.measures.grokking import Outcome
 from lit_grok.networks import ModularMLP
 from lit_grok.replicas import ReplicaStack
@@ -225,7 +225,8 @@ def test_one_branch_is_read_alone(tmp_path):
 def test_results_of_before_the_tree_are_refused_in_one_sentence(tmp_path):
     write_run(tmp_path, PRODUCT)
     flat = Recorder(PRODUCT).tree().to_dataset().assign(test_accuracy=(("replica", "epoch"), np.ones((6, 2))))
-    flat.to_netcdf(tmp_path / "results.nc", engine="netcdf4")
+    flat.to_netcdf(tmp_path / "flat.nc", engine="netcdf4")
+    (tmp_path / "results.nc").write_bytes(seal((tmp_path / "flat.nc").read_bytes()))
     with pytest.raises(ReadError, match=r"results.nc: .*no tree with the replicas at its root") as refused:
         lit_grok.open_run(tmp_path)
     assert len(str(refused.value).splitlines()) == 1
@@ -374,7 +375,7 @@ def test_a_network_needs_no_results(tmp_path, content):
 def test_hostile_metadata_of_the_weights_is_refused_in_one_sentence(tmp_path, metadata):
     stack = write_run(tmp_path, PRODUCT[:2])
     safetensors.torch.save_file(
-        {k: v.detach().clone() for k, v in stack.stacked().items()}, tmp_path / "weights.safetensors", metadata
+        {k: v.detach().contiguous() for k, v in stack.stacked().items()}, tmp_path / "weights.safetensors", metadata
     )
     with pytest.raises(ReadError, match=r"weights.safetensors: ") as refused:
         lit_grok.load_network(tmp_path, seed=0)
