@@ -232,7 +232,11 @@ class Recorder:
             attrs=self.attributes.get(""),
         )
         if outcomes is not None:
-            root["status"] = ("replica", [str(found.status) for found in outcomes], {"long_name": "status", "units": ""})
+            root["status"] = (
+                "replica",
+                [str(found.status) for found in outcomes],
+                {"long_name": "status", "units": ""},
+            )
             for name, long_name in _TIMES.items():
                 times = [np.nan if (t := getattr(found, name)) is None else t for found in outcomes]
                 root[name] = ("replica", np.array(times, float), {"long_name": long_name, "units": "epochs"})

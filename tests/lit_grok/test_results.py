@@ -104,7 +104,9 @@ def test_recorder_state_round_trip(tmp_path):
     recorder = Recorder(PRODUCT)
     recorder.add("a/x", np.random.default_rng(0).random(6), 0)
     recorder.add("a/x", np.full(6, np.nan), 3)
-    recorder.add("a/z", np.ones((6, 2)), None, ["layer"], {"layer": ["p", "q"]}, {"long_name": "zed", "units": "epochs"})
+    recorder.add(
+        "a/z", np.ones((6, 2)), None, ["layer"], {"layer": ["p", "q"]}, {"long_name": "zed", "units": "epochs"}
+    )
     torch.save(recorder.state_dict(), tmp_path / "state")
     other = Recorder(PRODUCT)
     other.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
