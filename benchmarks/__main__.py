@@ -1,7 +1,23 @@
 """Every benchmark, one after the other; each prints its ratios."""
 
-from benchmarks import bench_convolution, bench_fisher, bench_glauber, bench_pruning, bench_startup, bench_training
+from benchmarks import (
+    bench_convolution,
+    bench_fisher,
+    bench_glauber,
+    bench_pruning,
+    bench_results,
+    bench_startup,
+    bench_training,
+)
 
-for bench in (bench_startup, bench_training, bench_convolution, bench_glauber, bench_pruning, bench_fisher):
+for bench in (
+    bench_startup,
+    bench_results,
+    bench_training,
+    bench_convolution,
+    bench_glauber,
+    bench_pruning,
+    bench_fisher,
+):
     print(f"\n{bench.__doc__.splitlines()[0]}")
     bench.main()

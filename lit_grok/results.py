@@ -232,7 +232,11 @@ class Recorder:
             attrs=self.attributes.get(""),
         )
         if outcomes is not None:
-            root["status"] = ("replica", [str(found.status) for found in outcomes], {"long_name": "status"})
+            root["status"] = (
+                "replica",
+                [str(found.status) for found in outcomes],
+                {"long_name": "status", "units": ""},
+            )
             for name, long_name in _TIMES.items():
                 times = [np.nan if (t := getattr(found, name)) is None else t for found in outcomes]
                 root[name] = ("replica", np.array(times, float), {"long_name": long_name, "units": "epochs"})
@@ -419,8 +423,8 @@ def write_results(run_dir: str | Path, tree: xr.DataTree, stacked: Mapping[str, 
         with tempfile.TemporaryDirectory() as folder:  # the library writes to files, and what is written has a seal
             tree.to_netcdf(Path(folder) / RESULTS, engine="netcdf4", encoding=compression)
             content = (Path(folder) / RESULTS).read_bytes()
-    except OSError as error:
-        raise WriteError(f"{path}: cannot be written ({error.strerror})") from error
+    except (OSError, RuntimeError) as error:  # a full disk is either, as the library has it
+        raise WriteError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
     write(path, seal(content))
     weights = {name: values.detach().cpu().contiguous() for name, values in stacked.items()}
     write(Path(run_dir) / WEIGHTS, safetensors.torch.save(weights, {"replicas": json.dumps(_replicas(tree))}))
@@ -562,6 +566,8 @@ def load_network(run_dir: str | Path, **replica: float) -> nn.Module:
     config, path = read_config(run_dir), Path(run_dir) / WEIGHTS
     with reading(path, "the weights of such networks"), safetensors.safe_open(str(path), framework="pt") as weights:
         replicas = json.loads((weights.metadata() or {})["replicas"])
+        if not (isinstance(replicas, list) and replicas):
+            raise ValueError("its replicas are no list of them")
         matches = [
             r
             for r, one in enumerate(replicas)

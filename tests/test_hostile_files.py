@@ -256,9 +256,9 @@ ANOTHER = {
     "diverged": [None],
     "callbacks.CheckpointCallback.seconds": float("inf"),
     "callbacks.CheckpointCallback": None,
-    "recorder.series.train_loss.values": torch.zeros(3, 1),
-    "recorder.series.train_loss.epochs": [0, 1, 1],
-    "recorder.series.train_accuracy": None,
+    "recorder.series.evaluation/train_loss.values": torch.zeros(3, 1),
+    "recorder.series.evaluation/train_loss.epochs": [0, 1, 1],
+    "recorder.series.evaluation/train_accuracy": None,
     "recorder.coordinates": None,
     "recorder": {"series": {}, "coordinates": {}},
 }
@@ -365,7 +365,7 @@ def test_a_checkpoint_with_something_strange_in_it(command, content, run, where,
         one_line(result.err, f"run/{CHECKPOINT}")
         assert files(run, "train.log") == before, (path, value)
     else:
-        assert lit_grok.open_run(run).epoch.values.tolist() == [0, 1, 2, 3], (path, value)
+        assert lit_grok.open_run(run).evaluation.epoch.values.tolist() == [0, 1, 2, 3], (path, value)
 
 
 @few(30)

@@ -219,7 +219,7 @@ def test_numbers_are_spelled_as_one_likes(command):
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["epochs"], config["trainer"]["max_epochs"], config["datamodule"]["shuffle"]) == (10, 10, True)
     assert summary(run)[0]["epochs"] == 10
-    assert lit_grok.open_run(run).epoch.values.tolist() == [0, 2, 4, 6, 8, 10]
+    assert lit_grok.open_run(run).evaluation.epoch.values.tolist() == [0, 2, 4, 6, 8, 10]
 
 
 # Files that are wrong
@@ -327,7 +327,7 @@ def test_a_module_in_the_current_folder_is_found(command):
         "error: callbacks.mine.evry: no such key (did you mean callbacks.mine.every?); allowed: "
     )
     run = command.mod_add(f"{mine}Callback", "+callbacks.mine.every=2")
-    assert lit_grok.open_run(run).largest_weight.dropna("epoch").epoch.values.tolist() == [0, 2, 4]
+    assert lit_grok.open_run(run).mine.largest_weight.dropna("epoch").epoch.values.tolist() == [0, 2, 4]
 
 
 def test_a_module_of_a_name_that_the_project_has_does_not_hide_the_projects(command):
@@ -416,8 +416,19 @@ def test_what_a_run_leaves(command):
     assert [line.split()[:4] for line in table] == [
         [f"{r['init_scale']:g}", f"{r['seed']}", f"{r['weight_decay']:g}", r["status"]] for r in records
     ]
-    dataset = lit_grok.open_run(run)
-    assert dataset.test_accuracy.sel(init_scale=10, weight_decay=0.1).mean("seed").sizes == {"epoch": 5}
+    results = lit_grok.open_run(run)
+    assert results.evaluation.test_accuracy.sel(init_scale=10, weight_decay=0.1).mean("seed").sizes == {"epoch": 5}
+    assert results.status.values.tolist() == [r["status"] for r in records]
+    for name in ("t_train", "t_test", "t_grok"):
+        expected = [np.nan if r[name] is None else r[name] for r in records]
+        np.testing.assert_array_equal(results[name], expected)
+    assert {k: results.attrs[k] for k in ("task", "title")} == {"task": "ising", "title": "ising, side = 8"}
+    assert results.attrs["command"].startswith("python train.py task=ising side=8 ")
+    assert {"lit_grok", "torch"} <= {words.split()[0] for words in results.attrs["versions"].split(", ")}
+    for node in results.subtree:
+        for name, variable in node.data_vars.items():
+            assert variable.attrs["long_name"], name
+            assert "units" in variable.attrs, name
     network = lit_grok.load_network(run, init_scale=10, seed=1, weight_decay=0.2)
     assert network(torch.ones(3, 8, 8)).shape == (3, 2)
 
@@ -432,7 +443,7 @@ def test_brackets_train_together_and_commas_queue(command):
     assert len(runs) == 2  # one after the other, and in folders of their own though they start in the same second
     assert [[r["init_scale"] for r in summary(run)] for run in runs] in ([[1, 1], [10, 10]], [[10, 10], [1, 1]])
     together = lit_grok.open_runs("runs/mod_add/*")
-    assert together.test_accuracy.sel(init_scale=10).dims == ("seed", "epoch")
+    assert together.evaluation.test_accuracy.sel(init_scale=10).dims == ("seed", "epoch")
 
 
 def test_runs_that_start_in_the_same_second_do_not_collide(command, monkeypatch):
@@ -456,11 +467,11 @@ SEEDS = ("init_scale=1", "epochs=2", "datamodule.shuffle=true")
 
 def start(run):
     """What the three seeds decide: the untrained network, the data and the first step."""
-    dataset = lit_grok.open_run(run).isel(replica=0)
+    evaluation = lit_grok.open_run(run, "evaluation").evaluation.isel(replica=0)
     return (
-        dataset.weight_norm.sel(epoch=0).item(),
-        dataset.train_loss.sel(epoch=0).item(),
-        dataset.train_loss.sel(epoch=2).item(),
+        evaluation.weight_norm.sel(epoch=0).item(),
+        evaluation.train_loss.sel(epoch=0).item(),
+        evaluation.train_loss.sel(epoch=2).item(),
     )
 
 
@@ -486,8 +497,8 @@ def test_a_replica_does_not_depend_on_its_neighbours(command, task):
     train = getattr(command, task)
     many = train("run_dir=many", "init_scale=[1,10]", "seed=0:3", "datamodule.shuffle=true", "epochs=2")
     alone = train("run_dir=alone", "init_scale=10", "seed=2", "datamodule.shuffle=true", "epochs=2")
-    among = lit_grok.open_run(many).sel(init_scale=10, seed=2)
-    single = lit_grok.open_run(alone).sel(init_scale=10, seed=2)
+    among = lit_grok.open_run(many).evaluation.sel(init_scale=10, seed=2)
+    single = lit_grok.open_run(alone).evaluation.sel(init_scale=10, seed=2)
     for name in ("train_loss", "test_loss", "weight_norm"):
         np.testing.assert_allclose(among[name], single[name], rtol=1e-5)
     pairs = zip(
