@@ -15,7 +15,7 @@ from lit_grok.results import EVALUATION
 class EvaluationCallback(AnalysisCallback):
     """Train and test loss, train and test accuracy, and the Euclidean norm of all weights and biases.
 
-    Also notices a replica whose loss is not finite any more, and puts the mean, minimum and maximum over the others where
+    Also notices a replica whose loss is not finite any more, and puts mean, minimum and maximum over the others where
     Lightning's own callbacks look for them (``EarlyStopping(monitor="test_loss")``, ``monitor="test_accuracy_min"``).
 
     Args:

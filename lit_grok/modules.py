@@ -239,8 +239,8 @@ class LitClassifier(L.LightningModule):
             )
         if isinstance(value, Tensor) and value.numel() != 1:
             raise UsageError(
-                f"self.log({name!r}): {value.numel()} values, where one stands for all replicas; return one per replica "
-                "from measure_replicas of a callbacks.AnalysisCallback"
+                f"self.log({name!r}): {value.numel()} values, where one stands for all replicas; return one per "
+                "replica from measure_replicas of a callbacks.AnalysisCallback"
             )
         if hook == "on_train_start":
             raise UsageError(

@@ -169,7 +169,7 @@ def watched(trainer: L.Trainer) -> bool:
 
 
 def _idle(callback: Callback) -> bool:
-    """Whether a callback does nothing in a step; two of Lightning's have a hook that returns at once in some settings."""
+    """Whether a callback does nothing in a step; two of Lightning's have a hook that at times returns at once."""
     hooks = set(STEP_HOOKS)
     for owner, hook, setting, returns in (
         (ModelCheckpoint, "on_train_batch_end", ("_every_n_train_steps", "_train_time_interval"), (0, None)),
