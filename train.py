@@ -31,11 +31,10 @@ INTERRUPTED = 130
 def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDataModule, Trainer]:
     """What the resolved configuration names, checked and ready to train."""
     import torch
-    from lightning import Callback
-    from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 
-    from callbacks import AnalysisCallback, CheckpointCallback, EvaluationCallback
+    from callbacks import AnalysisCallback, EvaluationCallback
     from callbacks.cost import CostCallback, refuse_too_many
+    from lit_grok.monitoring import take_in
     from lit_grok.replicas import build_stack
     from lit_grok.results import build_network
 
@@ -45,21 +44,12 @@ def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDat
     for name, callback in callbacks.items():
         if name in analyses:
             callback.check(network)
-        elif not isinstance(callback, Callback):
-            given = f"callbacks.{name}={cli.spelled(callback)}"
-            raise ValueError(f"{given}: not a Lightning callback; give callbacks.{name}._target_, or ~callbacks.{name}")
-        elif isinstance(callback, LearningRateMonitor) and config["logger"]["_target_"].endswith(".no_loggers"):
-            raise ValueError(
-                f"callbacks.{name}: it logs, and logger=none keeps nothing; choose logger=csv or logger=wandb"
-            )
-        elif isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-            callback.dirpath = os.path.join(config["run_dir"], "checkpoints", name)
+        else:
+            take_in(name, callback, config)
     if not any(isinstance(callback, EvaluationCallback) for callback in callbacks.values()):
         raise ValueError("callbacks.evaluation: cannot be left out, what becomes of a run is read off its curves")
     cost = CostCallback(analyses, dry_run=config["dry_run"])
-    # Complete states are saved last, so that they hold what any other callback has done at that epoch.
-    ordered = sorted(callbacks.values(), key=lambda callback: isinstance(callback, CheckpointCallback))
-    trainer = instantiate(config["trainer"], callbacks=[*ordered, cost], logger=False)
+    trainer = instantiate(config["trainer"], callbacks=[*callbacks.values(), cost], logger=False)
     if trainer.world_size > 1:
         raise ValueError(f"trainer.devices={cli.spelled(config['trainer']['devices'])}: replicas train on one device")
     refuse_too_many(len(replicas), network, analyses, trainer)
@@ -94,9 +84,7 @@ def train(config: dict) -> int:
         from lit_grok.results import finished, write_config, write_results, write_summary
         from lit_grok.resume import refuse_another, restoring
     if resume and not config["dry_run"] and (records := finished(run_dir, config["epochs"])):
-        stopped = any(record.get("stopped") for record in records)
-        longer = "its stopping rule has ended it" if stopped else "epochs=… makes it longer"
-        cli.log.info("%s is complete; %s\n%s", run_dir, longer, cli.table(records))
+        cli.log.info("%s is complete; %s\n%s", run_dir, cli.longer(records), cli.table(records))
         return 0
     with restoring(resume), cli.bad_input(run_dir):
         module, datamodule, trainer = build(config, replicas := cli.replicas(config))
@@ -131,13 +119,7 @@ def train(config: dict) -> int:
             callbacks = trainer.callbacks  # type: ignore[attr-defined]
             clocks = [callback.seconds for callback in callbacks if isinstance(callback, CheckpointCallback)]
             seconds = max(clocks, default=time.monotonic() - start)
-            stopped = trainer.should_stop and bool(module.sound)
-            if stopped:
-                cli.log.info("ended after %d of %d epochs by a stopping rule", trainer.current_epoch, config["epochs"])
-            records = [
-                {**record, "stopped": stopped}
-                for record in module.summary(config["task"], trainer.current_epoch, seconds)
-            ]
+            records = module.summary(config["task"], trainer.current_epoch, seconds)
             write_summary(run_dir, records)
             for callback in callbacks:
                 if isinstance(callback, AnalysisCallback):

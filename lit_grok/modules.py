@@ -204,8 +204,8 @@ class LitClassifier(L.LightningModule):
             )
 
     def summary(self, task: str, epochs: int, seconds: float) -> list[dict[str, Any]]:
-        """The end-of-run facts, a record per replica."""
-        return summarise(
+        """The end-of-run facts, a record per replica; ``stopped`` tells whether a callback has ended the training."""
+        records = summarise(
             self.recorder,
             task=task,
             chance=self.chance,
@@ -214,6 +214,8 @@ class LitClassifier(L.LightningModule):
             epochs=epochs,
             seconds=seconds,
         )
+        stopped = self.trainer.should_stop and bool(self.sound)
+        return [{**record, "stopped": stopped} for record in records]
 
     def log(  # type: ignore[override]
         self,

@@ -9,24 +9,46 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnector
 from torch import Tensor
 
 from lit_grok.results import EVALUATION
-from lit_grok.schema import UsageError
+from lit_grok.schema import UsageError, spelled
 
 #: Over replicas, what is watched: the ending of the name, and how the number is found.
 _OVER_REPLICAS: dict[str, Callable[[np.ndarray], np.floating]] = {"": np.mean, "_min": np.min, "_max": np.max}
 
 #: Name to be monitored, and the curve of the results that it sums up.
 MONITORED = {f"{name}{ending}": name for name in EVALUATION for ending in _OVER_REPLICAS}
+
+
+def take_in(name: str, callback: Any, config: Mapping[str, Any]) -> None:
+    """Make a callback that is not of this project a part of the run; a ModelCheckpoint saves into ``checkpoints/NAME``.
+
+    Args:
+        name: Its key in the configuration.
+        callback: What stands there.
+        config: The resolved configuration.
+
+    Raises:
+        ValueError: Where it is no callback, and where it needs a logger and there is none.
+    """
+    if not isinstance(callback, L.Callback):
+        given = f"callbacks.{name}={spelled(callback)}"
+        raise ValueError(f"{given}: not a Lightning callback; give callbacks.{name}._target_, or ~callbacks.{name}")
+    if isinstance(callback, LearningRateMonitor) and config["logger"]["_target_"].endswith(".no_loggers"):
+        raise ValueError(f"callbacks.{name}: it logs, and logger=none keeps nothing; choose logger=csv or logger=wandb")
+    if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+        callback.dirpath = str(Path(config["run_dir"]) / "checkpoints" / name)
 
 
 def logged(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins import Precision
@@ -69,7 +69,12 @@ class Trainer(L.Trainer):
         torch.backends.cudnn.allow_tf32 = False  # convolutions in full single precision, as products are by default
         torch.backends.cudnn.deterministic = True  # or a resumed run would differ in its last bits
         self._logger_connector = LoggerConnector(self)
-        for callback in self.callbacks:  # type: ignore[attr-defined]
+        callbacks: list[Callback] = self.callbacks  # type: ignore[attr-defined]
+        # Complete states are saved last, so that they hold what any other callback has done at that epoch.
+        callbacks.sort(
+            key=lambda callback: isinstance(callback, Checkpoint) and not isinstance(callback, ModelCheckpoint)
+        )
+        for callback in callbacks:
             if hasattr(callback, "monitor"):
                 ask_when_measured(callback)
         lightnings = self.fit_loop.epoch_loop

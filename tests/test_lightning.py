@@ -58,7 +58,7 @@ def test_early_stopping_counts_evaluations(command, way, cadence, end):
     assert [(record["epochs"], record["stopped"]) for record in summary(run)] == [(end, True)]
     result = command(f"resume={run.name}")
     assert result.code == 0
-    assert "is complete; its stopping rule has ended it" in result.out + result.err
+    assert f"is complete; a stopping rule has ended it after {end} epochs" in result.out + result.err
     assert summary(run)[0]["epochs"] == end
 
 
