@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import WandbLogger
 
 import lit_grok
 from tests.helpers import NotesEvaluation
@@ -74,7 +75,10 @@ def test_early_stopping_goes_on_counting_in_a_resumed_run(command):
 
 def test_the_best_checkpoint_is_that_of_the_best_evaluation(command):
     best = f"+callbacks.best={{_target_: {LIGHTNING}.ModelCheckpoint, monitor: test_loss, mode: max}}"
-    run = command.mod_add("epochs=9", "log_every=3", "learning_rate=0.1", best)
+    NotesEvaluation.seen.clear()
+    notes = "+callbacks.notes._target_=tests.helpers.NotesEvaluation"
+    run = command.mod_add("epochs=9", "log_every=3", "learning_rate=0.1", best, notes)
+    assert not any(watched for watched, _ in NotesEvaluation.seen)  # its hook in a step has nothing to do
     losses = lit_grok.open_run(run).test_loss.values[0, 1:]
     (path,) = (run / "checkpoints" / "best").iterdir()
     kept = torch.load(path, weights_only=True)
@@ -154,7 +158,14 @@ def test_the_learning_rate_is_logged_at_its_epoch(command):
     rows = {int(row["epoch"]): row for row in table(run, "init_scale=1_seed=0")}
     assert [rows[epoch]["lr-Adam"] for epoch in (0, 1, 2, 3, 4)] == ["", "0.25", "0.25", "0.25", "0.25"]
     assert [rows[epoch]["test_loss"] == "" for epoch in (1, 2)] == [True, False]
-    assert command.mod_add("logger=wandb", MONITOR, "run_dir=other")
+
+
+def test_wandb_gets_the_learning_rate_with_its_epoch(command, monkeypatch):
+    rows = []
+    monkeypatch.setattr(WandbLogger, "log_metrics", lambda self, metrics, step=None: rows.append((step, metrics)))
+    command.mod_add("logger=wandb", "learning_rate=0.25", MONITOR)
+    learning_rates = [(step, metrics) for step, metrics in rows if "lr-Adam" in metrics]
+    assert learning_rates == [(epoch, {"epoch": epoch, "lr-Adam": 0.25}) for epoch in (1, 2, 3, 4)]
 
 
 def test_the_learning_rate_without_a_logger(command):
