@@ -31,23 +31,16 @@ INTERRUPTED = 130
 def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDataModule, Trainer]:
     """What the resolved configuration names, checked and ready to train."""
     import torch
-    from lightning import Callback
 
-    from callbacks import AnalysisCallback, EvaluationCallback
+    from callbacks import EvaluationCallback
+    from callbacks.base import prepare
     from callbacks.cost import CostCallback, refuse_too_many
     from lit_grok.replicas import build_stack
-    from lit_grok.results import build_network, check_branch
+    from lit_grok.results import build_network
 
     network = build_network(config["network"])
     callbacks = instantiate({"callbacks": config["callbacks"]}, _convert_="all")["callbacks"]
-    analyses = {name: callback for name, callback in callbacks.items() if isinstance(callback, AnalysisCallback)}
-    for name, callback in callbacks.items():
-        if name in analyses:
-            callback.branch = name
-            callback.check(network)
-        elif not isinstance(callback, Callback):
-            given = f"callbacks.{name}={cli.spelled(callback)}"
-            raise ValueError(f"{given}: not a Lightning callback; give callbacks.{name}._target_, or ~callbacks.{name}")
+    analyses = prepare(callbacks, network, config)
     if not isinstance(callbacks.get("evaluation"), EvaluationCallback):
         raise ValueError("callbacks.evaluation: cannot be left out, what becomes of a run is read off its curves")
     cost = CostCallback(analyses, dry_run=config["dry_run"])
@@ -87,7 +80,7 @@ def train(config: dict) -> int:
         from lit_grok.results import finished, index_replicas, write_config, write_results, write_summary
         from lit_grok.resume import refuse_another, restoring
     if resume and not config["dry_run"] and (records := finished(run_dir, config["epochs"])):
-        cli.log.info("%s is complete; epochs=… makes it longer\n%s", run_dir, cli.table(records))
+        cli.log.info("%s is complete; %s\n%s", run_dir, cli.longer(records), cli.table(records))
         return 0
     with restoring(resume), cli.bad_input(run_dir):
         module, datamodule, trainer = build(config, replicas := cli.replicas(config))

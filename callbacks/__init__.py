@@ -5,6 +5,7 @@ from callbacks.checkpoint import CheckpointCallback
 from callbacks.evaluation import EvaluationCallback
 from callbacks.feature_correlation import FeatureCorrelationCallback
 from callbacks.fim_trajectory import FIMTrajectoryCallback
+from callbacks.generalised import GeneralisedCallback
 from callbacks.grok_time import GrokTimeCallback
 from callbacks.ipr import IPRCallback
 from callbacks.llc import LLCCallback
@@ -20,6 +21,7 @@ __all__ = [
     "EvaluationCallback",
     "FIMTrajectoryCallback",
     "FeatureCorrelationCallback",
+    "GeneralisedCallback",
     "GrokTimeCallback",
     "IPRCallback",
     "LLCCallback",

@@ -8,12 +8,15 @@ import torch
 
 from callbacks.base import AnalysisCallback, Batch
 from lit_grok.modules import LitClassifier
+from lit_grok.monitoring import over_replicas
+from lit_grok.results import EVALUATION
 
 
 class EvaluationCallback(AnalysisCallback):
     """Train and test loss, train and test accuracy, and the Euclidean norm of all weights and biases.
 
-    Also notices a replica whose loss is not finite any more.
+    Also notices a replica whose loss is not finite any more, and puts mean, minimum and maximum over the others where
+    Lightning's own callbacks look for them (``EarlyStopping(monitor="test_loss")``, ``monitor="test_accuracy_min"``).
 
     Args:
         every: Epochs between evaluations.
@@ -45,3 +48,5 @@ class EvaluationCallback(AnalysisCallback):
     def _measure(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
         super()._measure(trainer, module, epoch)
         module.mark_diverged(epoch, torch.from_numpy(module.recorder.latest(f"{self.branch}/train_loss")))
+        curves = {name: module.recorder.latest(f"{self.branch}/{name}") for name in EVALUATION}
+        trainer.callback_metrics.update(over_replicas(curves, module.sound))

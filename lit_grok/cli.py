@@ -465,6 +465,21 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
+def longer(records: Sequence[Mapping[str, Any]]) -> str:
+    """Whether a run that is complete can go on.
+
+    Example:
+        >>> longer([{"epochs": 120, "stopped": True}])
+        'a stopping rule has ended it after 120 epochs'
+        >>> longer([{"epochs": 1000, "stopped": False}])
+        'epochs=… makes it longer'
+    """
+    stopped = any(record.get("stopped") for record in records)
+    return (
+        f"a stopping rule has ended it after {records[0]['epochs']} epochs" if stopped else "epochs=… makes it longer"
+    )
+
+
 def _cell(name: str, value: Any) -> str:
     if value is None:
         return "–"

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import xarray as xr
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -17,9 +18,11 @@ from lit_grok.kernels.compiled import CompiledSteps
 from lit_grok.kernels.graphs import EpochGraph
 from lit_grok.measures.grokking import Outcome
 from lit_grok.metrics import ReplicaAccuracy
+from lit_grok.monitoring import LoggerConnector
 from lit_grok.optimizers import ELEMENTWISE, Rowwise
 from lit_grok.replicas import ReplicaStack
 from lit_grok.results import EVALUATION, Recorder, outcomes, summarise
+from lit_grok.schema import UsageError
 
 log = logging.getLogger("lit_grok")
 
@@ -204,8 +207,8 @@ class LitClassifier(L.LightningModule):
             )
 
     def summary(self, task: str, epochs: int, seconds: float) -> list[dict[str, Any]]:
-        """The end-of-run facts, a record per replica."""
-        return summarise(
+        """The end-of-run facts, a record per replica; ``stopped`` tells whether a callback has ended the training."""
+        records = summarise(
             self.recorder,
             task=task,
             chance=self.chance,
@@ -214,6 +217,48 @@ class LitClassifier(L.LightningModule):
             epochs=epochs,
             seconds=seconds,
         )
+        stopped = self.trainer.should_stop and bool(self.sound)
+        return [{**record, "stopped": stopped} for record in records]
+
+    def log(  # type: ignore[override]
+        self,
+        name: str,
+        value: Any,
+        prog_bar: bool = False,
+        logger: bool | None = None,
+        on_step: bool | None = None,
+        on_epoch: bool | None = None,
+        **options: Any,
+    ) -> None:
+        """Log one number for all replicas, as ``self.log`` of a module or a callback: the curve ``logged/NAME``.
+
+        It is the mean over the epoch of what was logged, at the number of epochs completed at its end.
+
+        Raises:
+            UsageError: For what has no place on a curve over epochs; the message says what to do instead.
+        """
+        hook = self._current_fx_name
+        if on_step:
+            raise UsageError(
+                f"self.log({name!r}, on_step=True): a curve has one value an epoch, the mean; leave it out"
+            )
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise UsageError(
+                f"self.log({name!r}): {value.numel()} values, where one stands for all replicas; return one per "
+                "replica from measure_replicas of a callbacks.AnalysisCallback"
+            )
+        if hook == "on_train_start":
+            raise UsageError(
+                f"self.log({name!r}) in {hook}: no epoch has begun; return it from measure of a callbacks."
+                "AnalysisCallback, which is called before the first step too"
+            )
+        try:
+            super().log(name, value, prog_bar, logger, on_step=False, on_epoch=True, **options)
+        except MisconfigurationException as error:
+            raise UsageError(
+                f"self.log({name!r}) in {hook}: {error}; return it from measure or, at the end, measure_final of a "
+                "callbacks.AnalysisCallback"
+            ) from error
 
     def on_train_epoch_end(self) -> None:
         """Stop when every replica has diverged."""
@@ -306,6 +351,8 @@ class LitClassifier(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the curves and arrays with the weights they belong to."""
+        if self._trainer is not None and isinstance(self.trainer._logger_connector, LoggerConnector):
+            self.trainer._logger_connector.record()
         checkpoint["recorder"] = self.recorder.state_dict()
         checkpoint["diverged"] = self.diverged
         checkpoint["finite"] = self._finite

@@ -661,7 +661,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def finished(run_dir: str | Path, epochs: int) -> list[dict[str, Any]]:
-    """The summary of a run that has ended after so many epochs, if its results are there; otherwise nothing."""
+    """The summary of a run that has ended after so many epochs or by a stopping rule, if its results are there."""
     path = Path(run_dir) / SUMMARY
     try:
         replicas = _replicas(_read(Path(run_dir), ("evaluation",))[0])
@@ -673,7 +673,7 @@ def finished(run_dir: str | Path, epochs: int) -> list[dict[str, Any]]:
     except ReadError as error:
         log.warning("%s: it is written again", error)
         return []
-    ended = all(record["epochs"] >= epochs or record["status"] == "diverged" for record in records)
+    ended = all(r["epochs"] >= epochs or r["status"] == "diverged" or r.get("stopped") for r in records)
     return records if ended else []
 
 
@@ -684,6 +684,8 @@ def _check_records(records: Any, replicas: Sequence[Mapping[str, Any]]) -> None:
     for record in records:
         if record["status"] not in get_args(Status):
             raise ValueError(f"status {record['status']!r:.40}")
+        if type(stopped := record.get("stopped", False)) is not bool:
+            raise ValueError(f"stopped {stopped!r:.40}")
         for name in ("epochs", "t_train", "t_test", "train_accuracy", "test_accuracy", "weight_norm"):
             if type(record[name]) not in ((int,) if name == "epochs" else (int, float, type(None))):
                 raise ValueError(f"{name} {record[name]!r:.40}")

@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins import Precision
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -18,6 +20,7 @@ from torch import Tensor
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from lit_grok.modules import LitClassifier
+from lit_grok.monitoring import LoggerConnector, ask_when_measured, put_at_epochs
 from lit_grok.replicas import definer
 
 #: What Lightning calls in a step, of callbacks, of the module and of the DataModule (a test reads it off its source).
@@ -71,8 +74,26 @@ class Trainer(L.Trainer):
         torch.set_float32_matmul_precision(matmul_precision)
         torch.backends.cudnn.allow_tf32 = matmul_precision != "highest"  # which PyTorch allows unless told otherwise
         torch.backends.cudnn.deterministic = True  # or a resumed run would differ in its last bits
+        self._logger_connector = LoggerConnector(self)
+        callbacks: list[Callback] = self.callbacks  # type: ignore[attr-defined]
+        # Complete states are saved last, so that they hold what any other callback has done at that epoch.
+        callbacks.sort(
+            key=lambda callback: isinstance(callback, Checkpoint) and not isinstance(callback, ModelCheckpoint)
+        )
+        for callback in callbacks:
+            if hasattr(callback, "monitor"):
+                ask_when_measured(callback)
         lightnings = self.fit_loop.epoch_loop
         self.fit_loop.epoch_loop = EpochLoop(self, lightnings.min_steps, lightnings.max_steps)
+
+    @property
+    def loggers(self) -> list[Logger]:
+        """One per replica, or none."""
+        return self._loggers
+
+    @loggers.setter
+    def loggers(self, loggers: list[Logger] | None) -> None:
+        self._loggers = [put_at_epochs(logger, self) for logger in loggers or []]
 
 
 class EpochLoop(_TrainingEpochLoop):
@@ -152,10 +173,22 @@ def watched(trainer: L.Trainer) -> bool:
         or not module.automatic_optimization
         or getattr(module, "_compiler_ctx", None) is not None
         or "step" in vars(optimizer)
-        or not all(_inherits(callback, L.Callback, STEP_HOOKS) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        or not all(_idle(callback) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         or not _inherits(module, LitClassifier, MODULE_HOOKS)
         or not _inherits(data, L.LightningDataModule, TRANSFER_HOOKS)
     )
+
+
+def _idle(callback: Callback) -> bool:
+    """Whether a callback does nothing in a step; two of Lightning's have a hook that at times returns at once."""
+    hooks = set(STEP_HOOKS)
+    for owner, hook, setting, returns in (
+        (ModelCheckpoint, "on_train_batch_end", ("_every_n_train_steps", "_train_time_interval"), (0, None)),
+        (LearningRateMonitor, "on_train_batch_start", ("logging_interval",), ("epoch",)),
+    ):
+        if isinstance(callback, owner) and tuple(getattr(callback, name) for name in setting) == returns:
+            hooks -= {hook} if _inherits(callback, owner, (hook,)) else set()
+    return _inherits(callback, Callback, tuple(hooks))
 
 
 def _inherits(instance: Any, base: type, hooks: tuple[str, ...]) -> bool:

@@ -6,13 +6,16 @@ import resource
 import signal
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 import lightning as L
 import numpy as np
 import torch
 
 from callbacks import AnalysisCallback
+from lit_grok.modules import LitModularMLP
 from lit_grok.networks import ModularMLP
+from lit_grok.trainer import watched
 
 
 class Vandal(AnalysisCallback):
@@ -144,3 +147,33 @@ class Undrawable(Constant):
 
     def draw(self, run):
         raise KeyError("no such curve")
+
+
+class Logs(L.Callback):
+    """Logs a value in a hook: the epochs completed at its end, in a step a number of its own."""
+
+    def __init__(self, hook="on_train_epoch_end", every=1, values=1, **options):
+        def log(trainer, pl_module, *args):
+            epoch = trainer.current_epoch + 1
+            if epoch % every == 0:
+                value = float(epoch * (1 + args[-1]) if args else epoch)
+                self.log("mine", torch.full((values,), value) if values > 1 else value, **options)
+
+        setattr(self, hook, log)
+
+
+class LogsInModule(LitModularMLP):
+    """Logs from the LightningModule."""
+
+    def on_train_epoch_end(self):
+        super().on_train_epoch_end()
+        self.log("twice", 2.0 * (self.trainer.current_epoch + 1))
+
+
+class NotesEvaluation(L.Callback):
+    """Keeps what Lightning's callbacks find, and on which way the steps go."""
+
+    seen: ClassVar[list] = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.seen.append((watched(trainer), {k: v.item() for k, v in trainer.callback_metrics.items()}))
