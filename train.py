@@ -31,24 +31,15 @@ INTERRUPTED = 130
 def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDataModule, Trainer]:
     """What the resolved configuration names, checked and ready to train."""
     import torch
-    from lightning import Callback
 
-    from callbacks import AnalysisCallback, EvaluationCallback
+    from callbacks.checks import check_callbacks
     from callbacks.cost import CostCallback, refuse_too_many
     from lit_grok.replicas import build_stack
     from lit_grok.results import build_network
 
     network = build_network(config["network"])
     callbacks = instantiate({"callbacks": config["callbacks"]}, _convert_="all")["callbacks"]
-    analyses = {name: callback for name, callback in callbacks.items() if isinstance(callback, AnalysisCallback)}
-    for name, callback in callbacks.items():
-        if name in analyses:
-            callback.check(network)
-        elif not isinstance(callback, Callback):
-            given = f"callbacks.{name}={cli.spelled(callback)}"
-            raise ValueError(f"{given}: not a Lightning callback; give callbacks.{name}._target_, or ~callbacks.{name}")
-    if not any(isinstance(callback, EvaluationCallback) for callback in callbacks.values()):
-        raise ValueError("callbacks.evaluation: cannot be left out, what becomes of a run is read off its curves")
+    analyses = check_callbacks(callbacks, network)
     cost = CostCallback(analyses, dry_run=config["dry_run"])
     trainer = instantiate(config["trainer"], callbacks=[*callbacks.values(), cost], logger=False)
     if trainer.world_size > 1:

@@ -150,8 +150,7 @@ class AnalysisCallback(L.Callback):
                 methods = ", ".join(name for name in vars(protocol) if not name.startswith("_"))
                 raise AnalysisError(
                     f"{type(self).__name__} needs a network with the method {methods} (lit_grok.networks."
-                    f"{protocol.__name__}), which {type(network).__name__} does not have: add it, or leave the "
-                    "callback out"
+                    f"{protocol.__name__}), which {type(network).__name__} does not have"
                 )
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
