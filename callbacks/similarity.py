@@ -22,11 +22,9 @@ class SimilarityCallback(AnalysisCallback):
     - ``similarity/LAYER``: mean over the other replicas, for each replica,
     - ``similarity/cka``: at the end, dimensions ``replica``, ``other`` and ``hidden_layer``.
 
-    A replica that diverged is left out. Fewer than two give nothing. The cost grows with the square of the
-    number of replicas.
+    A replica that diverged is left out. Fewer than two, or a network without pre-activations, give nothing.
+    The cost grows with the square of the number of replicas.
     """
-
-    requires = (HasPreactivations,)
 
     def measure_replicas(self, module: LitClassifier, batch: Batch) -> Mapping[str, Any]:
         """Mean CKA of each replica with the others."""
@@ -50,7 +48,7 @@ class SimilarityCallback(AnalysisCallback):
     def _cka(module: LitClassifier, batch: Batch) -> dict[str, np.ndarray]:
         """Layer name to the matrix (R, R), NaN where a replica diverged."""
         sound = module.sound
-        if len(sound) < 2:
+        if len(sound) < 2 or not isinstance(module.stack.networks[0], HasPreactivations):
             return {}
         inputs = batch[0][0]
         hidden = [cast(HasPreactivations, module.stack.networks[r]).preactivations(inputs) for r in sound]

@@ -71,3 +71,12 @@ def test_in_a_run(command):
     np.testing.assert_allclose(matrix, matrix.T)
     end = run["similarity_hidden.0"].isel(epoch=-1)
     np.testing.assert_allclose(end, (matrix.sum(1) - 1) / 3)
+
+
+def test_it_is_silent_where_there_is_nothing_to_compare(command, batch):
+    mine = "+callbacks.similarity={_target_:callbacks.SimilarityCallback,every:1}"
+    result = command(*command.MOD_ADD, "run_dir=run", mine)
+    assert (result.code, result.err) == (0, "")
+    assert not [name for name in open_run(command.folder / "run").variables if "similarity" in name]
+    nameless = [torch.nn.Linear(2, 2) for _ in range(2)]
+    assert SimilarityCallback().measure_replicas(module(nameless), batch) == {}
