@@ -32,17 +32,14 @@ def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDat
     """What the resolved configuration names, checked and ready to train."""
     import torch
 
-    from callbacks import EvaluationCallback
-    from callbacks.base import prepare
+    from callbacks.checks import check_callbacks
     from callbacks.cost import CostCallback, refuse_too_many
     from lit_grok.replicas import build_stack
     from lit_grok.results import build_network
 
     network = build_network(config["network"])
     callbacks = instantiate({"callbacks": config["callbacks"]}, _convert_="all")["callbacks"]
-    analyses = prepare(callbacks, network, config)
-    if not isinstance(callbacks.get("evaluation"), EvaluationCallback):
-        raise ValueError("callbacks.evaluation: cannot be left out, what becomes of a run is read off its curves")
+    analyses = check_callbacks(callbacks, network, config)
     cost = CostCallback(analyses, dry_run=config["dry_run"])
     trainer = instantiate(config["trainer"], callbacks=[*callbacks.values(), cost], logger=False)
     if trainer.world_size > 1:

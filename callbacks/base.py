@@ -20,8 +20,6 @@ from torch import Tensor, nn
 
 from lit_grok.files import write
 from lit_grok.modules import LitClassifier
-from lit_grok.monitoring import take_in
-from lit_grok.results import check_branch
 
 log = logging.getLogger("lit_grok")
 
@@ -160,14 +158,13 @@ class AnalysisCallback(L.Callback):
         Raises:
             AnalysisError: Where the network does not offer one of `requires`.
         """
-        missing = [protocol for protocol in self.requires if not isinstance(network, protocol)]
-        if missing:
-            needs = " and ".join(
-                f"{', '.join(name for name in vars(protocol) if not name.startswith('_'))} (lit_grok.networks."
-                f"{protocol.__name__})"
-                for protocol in missing
-            )
-            raise AnalysisError(f"callbacks.{self.branch} needs {needs}")
+        for protocol in self.requires:
+            if not isinstance(network, protocol):
+                methods = ", ".join(name for name in vars(protocol) if not name.startswith("_"))
+                raise AnalysisError(
+                    f"{type(self).__name__} needs a network with the method {methods} (lit_grok.networks."
+                    f"{protocol.__name__}), which {type(network).__name__} does not have"
+                )
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Check the network."""
@@ -315,41 +312,6 @@ def where_double_exists(tensor: Tensor) -> Tensor:
 def is_epoch(value: Any) -> bool:
     """Whether a value that was read back is a number of completed epochs."""
     return type(value) is int and value >= 0
-
-
-def prepare(callbacks: Mapping[str, Any], network: nn.Module, config: Mapping[str, Any]) -> dict[str, AnalysisCallback]:
-    """Give every analysis its branch, check all callbacks of a configuration, and take in those from elsewhere.
-
-    Args:
-        callbacks: By their keys.
-        network: One of the replicas.
-        config: The resolved configuration.
-
-    Returns:
-        The analyses among them.
-
-    Raises:
-        AnalysisError: Where the network cannot serve some of them; the message has all of these.
-        ValueError: For what is no callback, or a key that cannot name a branch.
-    """
-    analyses: dict[str, AnalysisCallback] = {}
-    complaints = {}
-    for key, callback in callbacks.items():
-        if not isinstance(callback, AnalysisCallback):
-            take_in(key, callback, config)
-            continue
-        check_branch(key)
-        callback.branch, analyses[key] = key, callback
-        try:
-            callback.check(network)
-        except AnalysisError as error:
-            complaints[key] = str(error)
-    if complaints:
-        raise AnalysisError(
-            f"{type(network).__name__} lacks methods: {'; '.join(complaints.values())}; add them, or leave "
-            f"out {' '.join(f'~callbacks.{key}' for key in complaints)}"
-        )
-    return analyses
 
 
 def snake_case(name: str) -> str:

@@ -25,11 +25,10 @@ class SimilarityCallback(AnalysisCallback):
     - ``mean_cka``: mean over the other replicas, for each replica, dimension ``layer``,
     - ``cka``: at the end, dimensions ``replica``, ``other`` and ``layer``.
 
-    A replica that diverged is left out. Fewer than two give nothing. The cost grows with the square of the
-    number of replicas.
+    A replica that diverged is left out. Fewer than two, or a network without pre-activations, give nothing.
+    The cost grows with the square of the number of replicas.
     """
 
-    requires = (HasPreactivations,)
     long_names: ClassVar[Mapping[str, str]] = {
         "mean_cka": "linear CKA, mean over the other replicas",
         "cka": "linear CKA",
@@ -69,7 +68,7 @@ class SimilarityCallback(AnalysisCallback):
     def _cka(module: LitClassifier, batch: Batch) -> dict[str, np.ndarray]:
         """Layer name to the matrix (R, R), NaN where a replica diverged."""
         sound = module.sound
-        if len(sound) < 2:
+        if len(sound) < 2 or not isinstance(module.stack.networks[0], HasPreactivations):
             return {}
         inputs = batch[0][0]
         hidden = [cast(HasPreactivations, module.stack.networks[r]).preactivations(inputs) for r in sound]

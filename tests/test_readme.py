@@ -29,6 +29,14 @@ TINY = {
         "datamodule.train_size": 20,
         "datamodule.test_size": 40,
     },
+    "sparse_parity": {
+        "bits": 6,
+        "epochs": 2,
+        "network.width": 8,
+        "datamodule.train_size": 20,
+        "datamodule.test_size": 20,
+        "callbacks.fim_trajectory.inputs": 20,
+    },
     "mod_add": {"P": 11, "epochs": 2, "network.hidden": "[8]", "callbacks.fim_trajectory.inputs": 20},
 }
 
@@ -36,7 +44,7 @@ TINY = {
 def overrides(line):
     """What a README line passes to train.py, offline, with two seeds, and everything it leaves open made tiny."""
     line = re.sub(r"seed=0:\d+", "seed=0:2", line.replace("logger.mode=online", "logger.mode=offline"))
-    given = shlex.split(line)[2:]
+    given = shlex.split(line.replace("--config-dir=examples", f"--config-dir={ROOT / 'examples'}"))[2:]
     keys = {word.partition("=")[0] for word in given}
     task = next((word.partition("=")[2] for word in given if word.startswith("task=")), "ising")
     return given + [f"{key}={value}" for key, value in TINY[task].items() if key not in keys]

@@ -137,3 +137,9 @@ def test_a_callback_that_raises_stops_the_run_which_can_be_resumed(train, monkey
     monkeypatch.delitem(sys.modules, "my_bug")
     assert train.command("resume=run").code == 0
     assert open_run(train.folder / "run").mine.mine.notnull().all()
+
+
+@pytest.mark.parametrize("task", ["mod_add", "ising"])
+def test_the_generic_callbacks_fit_every_task(train, task):
+    run = open_run(train(task, "callbacks=generic", "run_dir=generic"))
+    assert set(run.children) == {"evaluation", "pruning", "weights", "fim_trajectory", "similarity"}

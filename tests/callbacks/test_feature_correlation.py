@@ -93,9 +93,9 @@ def test_a_network_without_observables_is_refused_before_the_training(command):
     result = command(*command.MOD_ADD, "run_dir=run", mine)
     assert result.code == 2
     assert result.err.strip() == (
-        "error: FeatureCorrelationCallback needs a network with the method observables "
+        "error: callbacks.mine: FeatureCorrelationCallback needs a network with the method observables "
         "(lit_grok.networks.HasObservables), "
-        "which ModularMLP does not have: add it, or leave the callback out"
+        "which ModularMLP does not have: add what is missing, or ~callbacks.mine"
     )
     assert not (command.folder / "run").exists()
 

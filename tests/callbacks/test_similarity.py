@@ -81,3 +81,11 @@ def test_a_run_of_one_replica_has_no_such_branch(command):
     run_dir = command.mod_add("+callbacks.similarity={_target_:callbacks.SimilarityCallback,every:2}")
     assert "similarity" not in open_run(run_dir).children
     assert not list((run_dir / "figures").glob("similarity*"))
+
+
+def test_it_is_silent_where_there_is_nothing_to_compare(command, batch):
+    mine = "+callbacks.similarity={_target_:callbacks.SimilarityCallback,every:1}"
+    result = command(*command.MOD_ADD, "run_dir=run", mine)
+    assert (result.code, result.err) == (0, "")
+    nameless = [torch.nn.Linear(2, 2) for _ in range(2)]
+    assert SimilarityCallback().measure_replicas(module(nameless), batch) == {}

@@ -1,0 +1,47 @@
+"""What the callbacks of a run must be, checked together before any data are made."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from callbacks.base import AnalysisCallback, AnalysisError
+from callbacks.evaluation import EvaluationCallback
+from lit_grok.monitoring import take_in
+from lit_grok.results import check_branch
+
+
+def check_callbacks(
+    callbacks: Mapping[str, Any], network: nn.Module, config: Mapping[str, Any]
+) -> dict[str, AnalysisCallback]:
+    """Give every analysis its branch; refuse callbacks that are none, and all that the network cannot serve, at once.
+
+    Args:
+        callbacks: By their names in the configuration.
+        network: One replica.
+        config: The resolved configuration.
+
+    Returns:
+        The analyses among them.
+
+    Raises:
+        ValueError: Where one is not a Lightning callback or cannot name a branch, or the evaluation is missing.
+        AnalysisError: Where the network lacks what analyses need; it names each of them, and what it needs.
+    """
+    refused = {}
+    for name, callback in callbacks.items():
+        if isinstance(callback, AnalysisCallback):
+            check_branch(name)
+            callback.branch = name
+            try:
+                callback.check(network)
+            except AnalysisError as error:
+                refused[name] = str(error)
+        else:
+            take_in(name, callback, config)
+    if refused:
+        reasons = "; ".join(f"callbacks.{name}: {reason}" for name, reason in refused.items())
+        raise AnalysisError(f"{reasons}: add what is missing, or {' '.join(f'~callbacks.{name}' for name in refused)}")
+    if not isinstance(callbacks.get("evaluation"), EvaluationCallback):
+        raise ValueError("callbacks.evaluation: cannot be left out, what becomes of a run is read off its curves")
+    return {name: callback for name, callback in callbacks.items() if isinstance(callback, AnalysisCallback)}

@@ -1,0 +1,1 @@
+"""A task outside the project's own folders, complete."""

@@ -1,0 +1,23 @@
+"""The networks of the tasks, as plain ``nn.Module``s, and what an analysis may ask of one."""
+
+from lit_grok.networks.ising_cnn import IsingCNN
+from lit_grok.networks.modular_mlp import ModularMLP
+from lit_grok.networks.parameters import scale_parameters
+from lit_grok.networks.protocols import (
+    HasCompiledSteps,
+    HasFourierWeights,
+    HasObservables,
+    HasPreactivations,
+    HasStackedForward,
+)
+
+__all__ = [
+    "HasCompiledSteps",
+    "HasFourierWeights",
+    "HasObservables",
+    "HasPreactivations",
+    "HasStackedForward",
+    "IsingCNN",
+    "ModularMLP",
+    "scale_parameters",
+]
