@@ -311,12 +311,14 @@ def check_branch(name: str) -> None:
         >>> check_branch("ipr_r4")
         >>> check_branch("my-norm")
         Traceback (most recent call last):
-        ValueError: my-norm: the results have a branch of that name: letters, digits and underscores only
+        ValueError: callbacks.my-norm: the results have a branch of that name: letters, digits and underscores only
     """
     if not name.isidentifier():
-        raise ValueError(f"{name}: the results have a branch of that name: letters, digits and underscores only")
+        raise ValueError(
+            f"callbacks.{name}: the results have a branch of that name: letters, digits and underscores only"
+        )
     if name in _RESERVED | _AT_THE_ROOT:
-        raise ValueError(f"{name}: the results have something else of that name; choose another")
+        raise ValueError(f"callbacks.{name}: the results have something else of that name; choose another")
 
 
 _TIMES = {

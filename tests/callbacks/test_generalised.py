@@ -6,6 +6,7 @@ import pytest
 
 import lit_grok
 from callbacks import GeneralisedCallback
+from lit_grok.modules import LitClassifier
 from lit_grok.results import Recorder
 
 STOP = ("+callbacks/extra@callbacks.stop=generalised", "callbacks.stop.epochs=10")
@@ -13,10 +14,16 @@ STOP = ("+callbacks/extra@callbacks.stop=generalised", "callbacks.stop.epochs=10
 BOTH = ("P=23", "network.hidden=[64]", "loss=mse", "learning_rate=0.01", "weight_decay=[1e-4,1e-3]", "epochs=200")
 
 
+class Lit(SimpleNamespace):
+    """What the callback asks of a module."""
+
+    outcomes = LitClassifier.outcomes
+
+
 def ends(callback, train, test, diverged=None, every=1):
     """The epoch at which a callback ends a training with these accuracies, shape (n, R), or None."""
     replicas = len(train[0])
-    module = SimpleNamespace(
+    module = Lit(
         recorder=Recorder([{"init_scale": 1.0, "seed": r} for r in range(replicas)]),
         replicas=[{}] * replicas,
         chance=0.1,
@@ -30,7 +37,7 @@ def ends(callback, train, test, diverged=None, every=1):
         if epoch % every == 0:
             k = epoch // every - 1
             for name, values in (("train_accuracy", train[k]), ("test_accuracy", test[k]), ("weight_norm", [3.0])):
-                module.recorder.add(name, np.broadcast_to(values, replicas), epoch)
+                module.recorder.add(f"evaluation/{name}", np.broadcast_to(values, replicas), epoch)
             if diverged == epoch:
                 module.diverged[0] = epoch
         callback.on_train_epoch_end(trainer, module)
@@ -77,7 +84,7 @@ def test_a_run_that_is_ended_is_complete(command):
     records, found = json.loads((run / "summary.json").read_text()), lit_grok.open_run(run)
     assert [(record["status"], record["stopped"]) for record in records] == [("grokked", True), ("collapsed", True)]
     (end,) = {record["epochs"] for record in records}
-    above = found.test_accuracy.values[0] >= 0.9
+    above = found.evaluation.test_accuracy.values[0] >= 0.9
     assert len(above) == end + 1 < 200
     assert above[-11:].all()
     assert not above[-12]  # it was the one to wait for

@@ -43,6 +43,4 @@ def test_it_trains_from_another_folder_with_its_analyses(command):
     task = (f"--config-dir={EXAMPLES}", "task=sparse_parity", "logger=none", "run_dir=run", "seed=[0,1]")
     result = command(*task, *sizes, "callbacks.fim_trajectory.inputs=10")
     assert result.code == 0, result.err
-    assert {"pruning_compressibility", "weights_gini", "similarity_hidden"} <= set(
-        lit_grok.open_run(command.folder / "run")
-    )
+    assert {"pruning", "weights", "similarity", "fim_trajectory"} <= set(lit_grok.open_run("run").children)
