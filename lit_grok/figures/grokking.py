@@ -21,9 +21,9 @@ def curves(run: xr.DataTree) -> Figure:
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     handles = key(run)
     evaluation = measured(run, "evaluation")
-    for split, style, handle in styles(["test", "train"]):
-        curve(top, run, evaluation[f"{split}_accuracy"], linestyle=style, marker="")
-        curve(bottom, run, evaluation[f"{split}_loss"], linestyle=style, marker="")
+    for split, style, handle in styles(run, ["test", "train"]):
+        curve(top, run, evaluation[f"{split}_accuracy"], marker="", **style)
+        curve(bottom, run, evaluation[f"{split}_loss"], marker="", **style)
         handles.append(handle)
     top.set(ylabel="accuracy", ylim=(-0.03, 1.03))
     bottom.set(xlabel="epoch", ylabel="loss")
@@ -41,6 +41,7 @@ def curves(run: xr.DataTree) -> Figure:
                 label = f"$t_{{\\rm {name[2:]}}}$ = {mean:.6g}"
                 top.annotate(label, (mean, 0.5), xytext=(3, 0), textcoords="offset points", fontsize="small")
                 handles.append(Line2D([], [], color="0.3", linestyle=":", label=r"$t_{\rm train}$, $t_{\rm test}$"))
+    figure.align_ylabels([top, bottom])
     legend(figure, handles)
     figure.suptitle(heading(run), fontsize="medium")
     return figure

@@ -31,7 +31,8 @@ def pruning_curves(run: xr.DataTree, branch: str) -> Figure:
     if not columns:  # all replicas have diverged
         return figure
     grid = figure.subplots(2, len(columns), sharex=True, sharey="row", height_ratios=(3, 2), squeeze=False)
-    handles = []
+    handles: list[Line2D] = []
+    dotted: list[Line2D] = []
     for (title, of, values), (top, bottom) in zip(columns, grid.T, strict=True):
         for group in groups(run):
             fractions = values.fraction.values
@@ -40,7 +41,7 @@ def pruning_curves(run: xr.DataTree, branch: str) -> Figure:
             kept = rows(values[f"{of}final_kept_share"], group)
             if np.isfinite(kept).any():
                 top.axvline(1 - np.nanmean(kept), color=group.colour, linestyle=":", linewidth=1)
-                handles.append(Line2D([], [], color="0.3", linestyle=":", label="95 % of the accuracy kept"))
+                dotted = [Line2D([], [], color="0.3", linestyle=":", label="95 % of the accuracy kept")]
             if len(columns) == 1:
                 found = rows(values[f"{of}final_compressibility"], group)
                 mean = np.nanmean(found) if np.isfinite(found).any() else np.nan
@@ -57,7 +58,8 @@ def pruning_curves(run: xr.DataTree, branch: str) -> Figure:
     grid[1, 0].yaxis.set_minor_formatter(NullFormatter())
     grid[0, 0].set_ylabel("test accuracy")
     grid[1, 0].set_ylabel("test loss")
-    legend(figure, handles)
+    figure.align_ylabels(grid[:, 0])
+    legend(figure, handles + dotted)
     return figure
 
 
@@ -77,8 +79,8 @@ def compressibility_development(run: xr.DataTree, branch: str) -> Figure:
         if has(run, branch, name, "epoch"):
             curve(axes, run, results[name])
         if has(run, branch, f"layer_{name}", "epoch"):
-            for layer, style, handle in styles([str(layer) for layer in results.layer.values]):
-                curve(axes, run, results[f"layer_{name}"].sel(layer=layer), linestyle=style, marker="")
+            for layer, style, handle in styles(run, [str(layer) for layer in results.layer.values]):
+                curve(axes, run, results[f"layer_{name}"].sel(layer=layer), marker="", **style)
                 handles.append(handle)
     top.set_ylabel("compressibility $C$")
     bottom.set(ylabel="weights kept for\n95 % of accuracy", ylim=(-0.03, 1.03))

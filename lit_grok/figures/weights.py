@@ -24,9 +24,9 @@ def weights_development(run: xr.DataTree, branch: str) -> Figure:
     curve(negligible, run, results.negligible_share)
     curve(dead, run, results.dead_neurons)
     if len(groups(run)) == 1:
-        for layer, style, handle in list(styles(["all", *(str(name) for name in results.layer.values)]))[1:]:
+        for layer, style, handle in list(styles(run, ["all", *(str(name) for name in results.layer.values)]))[1:]:
             for axes, name in ((norm, "layer_norm"), (gini, "layer_gini"), (negligible, "layer_negligible_share")):
-                curve(axes, run, results[name].sel(layer=layer), linestyle=style, linewidth=0.8, marker="")
+                curve(axes, run, results[name].sel(layer=layer), linewidth=0.8, marker="", **style)
             handles.append(handle)
     norms = measured(run, "evaluation").weight_norm.values
     norm.set_ylabel("norm")
