@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
 #: Line styles of what shares a colour: weight decays, layers, sets of weights, subspaces.
 STYLES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
@@ -251,6 +251,16 @@ def development(run: xr.DataTree, branch: str, panels: int, height: float = 1.7)
     figure.suptitle(heading(run), fontsize="medium")
     figure.align_ylabels([top, *below])
     return figure, below, handles
+
+
+def log_axis(axes: Axes) -> None:
+    """A logarithmic axis of values, with 1, 2 and 5 where powers of ten alone would leave it without numbers."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
+    if low >= 1e-3 and high <= 1e4:
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def count_axis(axes: Axes) -> None:

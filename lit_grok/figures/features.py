@@ -4,6 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from lit_grok.figures.common import curve, epoch_axis, few, groups, heading, key, legend, measured, plateaus, rows
 
@@ -46,6 +47,7 @@ def correlation_scatter(run: xr.DataTree, branch: str) -> Figure:
                 if few(run):
                     axes.fill_between(centres, quantiles[0], quantiles[2], color=group.colour, alpha=0.15, linewidth=0)
         axes.set(xlabel=_spoken(name))
+        axes.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
     panels[0].set_ylabel(f"{layer} pre-activation, standardised")
     legend(figure, key(run))
     figure.suptitle(heading(run, "median, 16 % to 84 %" if few(run) else "median"), fontsize="medium")

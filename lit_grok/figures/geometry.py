@@ -18,6 +18,7 @@ from lit_grok.figures.common import (
     heading,
     key,
     legend,
+    log_axis,
     measured,
     plateaus,
     rows,
@@ -93,7 +94,7 @@ def _lengths(
     _smoothed(axes, run, values, style, lambda v: np.where(v > 0, v, np.nan))
     axes.set_ylabel(label)
     if axes.lines:
-        axes.set_yscale("log")
+        log_axis(axes)
 
 
 def _gradients(axes: Axes, run: xr.DataTree, values: xr.DataArray) -> None:

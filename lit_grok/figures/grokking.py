@@ -5,7 +5,18 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lit_grok.figures.common import curve, epoch_axis, groups, heading, key, legend, measured, plateaus, styles
+from lit_grok.figures.common import (
+    curve,
+    epoch_axis,
+    groups,
+    heading,
+    key,
+    legend,
+    log_axis,
+    measured,
+    plateaus,
+    styles,
+)
 
 
 def curves(run: xr.DataTree) -> Figure:
@@ -29,7 +40,7 @@ def curves(run: xr.DataTree) -> Figure:
     bottom.set(xlabel="epoch", ylabel="loss")
     losses = np.concatenate([evaluation[name].values.ravel() for name in ("train_loss", "test_loss")])
     if (losses[np.isfinite(losses)] > 0).any():
-        bottom.set_yscale("log")
+        log_axis(bottom)
     handles += plateaus([top, bottom], run)
     epoch_axis([top, bottom], evaluation.epoch.values)
     if len(groups(run)) == 1:

@@ -4,9 +4,20 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from lit_grok.figures.common import curve, development, draw_group, groups, has, heading, legend, measured, rows, styles
+from lit_grok.figures.common import (
+    curve,
+    development,
+    draw_group,
+    groups,
+    has,
+    heading,
+    legend,
+    log_axis,
+    measured,
+    rows,
+    styles,
+)
 
 
 def pruning_curves(run: xr.DataTree, branch: str) -> Figure:
@@ -50,12 +61,8 @@ def pruning_curves(run: xr.DataTree, branch: str) -> Figure:
             elif group.label:
                 handles.append(Line2D([], [], color=group.colour, linestyle=group.style, label=group.label))
         top.set(title=title, ylim=(-0.03, 1.03), xlim=(0, 1))
-        bottom.set(xlabel="fraction pruned", yscale="log")
-    low, high = grid[1, 0].get_ylim()
-    # Powers of ten alone would leave a narrow range without a number, and every digit would overlap.
-    grid[1, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-    grid[1, 0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    grid[1, 0].yaxis.set_minor_formatter(NullFormatter())
+        bottom.set(xlabel="fraction pruned")
+    log_axis(grid[1, 0])
     grid[0, 0].set_ylabel("test accuracy")
     grid[1, 0].set_ylabel("test loss")
     figure.align_ylabels(grid[:, 0])

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lit_grok.figures.common import count_axis, curve, development, groups, legend, measured, styles
+from lit_grok.figures.common import count_axis, curve, development, groups, legend, log_axis, measured, styles
 
 
 def weights_development(run: xr.DataTree, branch: str) -> Figure:
@@ -31,7 +31,7 @@ def weights_development(run: xr.DataTree, branch: str) -> Figure:
     norms = measured(run, "evaluation").weight_norm.values
     norm.set_ylabel("norm")
     if (norms[np.isfinite(norms)] > 0).any():
-        norm.set_yscale("log")
+        log_axis(norm)
     gini.set(ylabel="Gini of |w|", ylim=(0, 1.03))
     negligible.set(ylabel="negligible\nshare", ylim=(-0.03, 1.03))
     dead.set_ylabel("dead neurons")
