@@ -257,7 +257,7 @@ def log_axis(axes: Axes) -> None:
     """A logarithmic axis of values, with 1, 2 and 5 where powers of ten alone would leave it without numbers."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
     if low >= 1e-3 and high <= 1e4:
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())

@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from lit_grok.figures import chains, features, fourier, geometry, grokking, pruning, similarity, weights
-from lit_grok.figures.common import draw_group, epoch_axis, groups, heading, rows
+from lit_grok.figures.common import draw_group, epoch_axis, groups, heading, log_axis, rows
 from tests.lit_grok.synthetic import plausible, tree
 
 FIGURES = {
@@ -267,3 +267,15 @@ def test_figures_do_not_pile_up_in_pyplot():
     before = plt.get_fignums()
     FIGURES["curves"](tree())
     assert plt.get_fignums() == before
+
+
+@pytest.mark.parametrize(("low", "high"), [(2, 60), (0.04, 0.09), (1e-9, 1e3), (1e-4, 0.9)])
+def test_a_logarithmic_axis_has_few_numbers_but_some(low, high):
+    axes = Figure(figsize=(6, 1.2)).subplots()
+    axes.plot([0, 1], [low, high])
+    log_axis(axes)
+    rendered(axes.figure)
+    first, last = axes.get_ylim()
+    texts = [t.label1.get_text() for t in axes.yaxis.get_major_ticks() if first <= t.get_loc() <= last]
+    assert 2 <= len([text for text in texts if text]) <= 7
+    assert not any(label.get_text() for label in axes.get_yticklabels(minor=True))
