@@ -10,10 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
 #: Line styles of what shares a colour: weight decays, layers, sets of weights, subspaces.
 STYLES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+
+_FEW = 3  # so many groups may be shaded and marked one over the other; more would be a brown patch
+_NAMED = 10  # so many groups stand in a legend; of more, which have colours in order, it names some
+_LINEAR = 0.3  # width of the part of the epoch axis that holds epoch 0, in decades
+_TICK = 0.35  # inches that the label of a tick takes
 
 
 class Group(NamedTuple):
@@ -52,11 +57,12 @@ def _colours(count: int) -> list:
     return [matplotlib.colormaps["plasma"](x) for x in np.linspace(0.05, 0.8, count)]
 
 
-def heading(run: xr.DataTree) -> str:
+def heading(run: xr.DataTree, shown: str = "mean and range") -> str:
     """What a figure is of: the task, what all replicas have in common, and how many seeds they have.
 
     Args:
         run: What ``open_run`` gives.
+        shown: What is drawn of several seeds.
     """
     scales, decays, seeds = (
         np.unique(np.atleast_1d(run.coords[name].values)) for name in ("init_scale", "weight_decay", "seed")
@@ -64,7 +70,7 @@ def heading(run: xr.DataTree) -> str:
     parts = [str(run.attrs.get("title", run.attrs.get("task", "")))]
     parts += [f"init_scale {scales[0]:g}"] * (len(scales) == 1)
     parts += [f"weight decay {decays[0]:g}"] * (len(decays) == 1)
-    parts.append(f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds: mean and range")
+    parts.append(f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds: {shown}".removesuffix(": "))
     return ", ".join(part for part in parts if part)
 
 
@@ -111,18 +117,33 @@ def epoch_axis(panels: Sequence[Axes], epochs: np.ndarray) -> None:
     """A logarithmic axis of epochs that has a 0, with the epochs up to the first measured one in its linear part."""
     later = epochs[epochs > 0]
     first, last = (float(later.min()), float(later.max())) if later.size else (1.0, 1.0)
-    decades = 10.0 ** np.arange(np.ceil(np.log10(first)), np.floor(np.log10(last)) + 1)
+    powers = np.arange(np.ceil(np.log10(first)), np.floor(np.log10(last)) + 1)
+    decades = 10.0**powers if powers.size else np.unique([first, last])
+    minor = [x for x in np.multiply.outer(10.0 ** np.arange(-1, 20), np.arange(2, 10)).ravel() if first < x < last]
     for axes in panels:
-        axes.set_xscale("symlog", linthresh=first, linscale=0.3)
+        axes.set_xscale("symlog", linthresh=first, linscale=_LINEAR)
         axes.set_xlim(0, last * 1.05)
-        axes.xaxis.set_major_locator(FixedLocator([0, *decades]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "0" if x == 0 else f"$10^{{{np.log10(x):.0f}}}$"))
-        axes.xaxis.set_minor_locator(NullLocator())
+        inches = axes.get_window_extent().width / axes.figure.dpi
+        per_decade = inches / (_LINEAR + np.log10(last / first * 1.05))
+        every = max(1, int(np.ceil(_TICK / per_decade)))
+        apart = per_decade * (_LINEAR + np.log10(decades / first)) >= _TICK  # from the label of 0
+        axes.xaxis.set_major_locator(FixedLocator([0, *decades[apart][::every]]))
+        axes.xaxis.set_major_formatter(FuncFormatter(_epoch))
+        axes.xaxis.set_minor_locator(FixedLocator(minor if every == 1 else decades.tolist()))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _epoch(value: float, _: int) -> str:
+    power = np.log10(value) if value > 0 else 0.5
+    return f"$10^{{{power:.0f}}}$" if float(power).is_integer() else f"{value:g}"
 
 
 def plateaus(panels: Sequence[Axes], run: xr.DataTree) -> list:
-    """Shade from t_train to t_test, means over the seeds, in the colour of each group that grokked; for the legend."""
-    found = []
+    """Mark from t_train to t_test, means over the seeds, for each group that grokked; for the legend.
+
+    Few are shaded in the colour of the group; many, which overlap, are bars above the panels.
+    """
+    spans = []
     for group in groups(run):
         status, t_train, t_test = (
             np.atleast_1d(measured(run, "/")[name].values)[group.replicas] for name in ("status", "t_train", "t_test")
@@ -130,29 +151,77 @@ def plateaus(panels: Sequence[Axes], run: xr.DataTree) -> list:
         grokked = status == "grokked"
         if not grokked.any():
             continue
-        for axes in panels:
-            axes.axvspan(t_train[grokked].mean(), t_test[grokked].mean(), color=group.colour, alpha=0.1, linewidth=0)
-        found = [Patch(color="0.5", alpha=0.25, linewidth=0, label="grokking plateau")]
-    return found
+        spans.append((t_train[grokked].mean(), t_test[grokked].mean(), group.colour))
+    for axes in panels:
+        for i, (start, end, colour) in enumerate(spans):
+            if len(spans) <= _FEW:
+                axes.axvspan(start, end, color=colour, alpha=0.1, linewidth=0)
+            else:
+                height = 1.02 + 0.02 * i
+                across = axes.get_xaxis_transform()
+                axes.plot([start, end], [height, height], color=colour, linewidth=1, transform=across, clip_on=False)
+    if not spans:
+        return []
+    if len(spans) > _FEW:
+        return [Line2D([], [], color="0.5", label="plateaus (bars)")]
+    return [Patch(color="0.5", alpha=0.25, linewidth=0, label="grokking plateau")]
 
 
 def key(run: xr.DataTree) -> list[Line2D]:
     """What the legend says of the groups; nothing of a single one, which the heading names."""
-    return [Line2D([], [], color=g.colour, linestyle=g.style, label=g.label) for g in groups(run) if g.label]
+    named = [group for group in groups(run) if group.label]
+    if len(named) > _NAMED:
+        named = [named[i] for i in np.linspace(0, len(named) - 1, _NAMED).round().astype(int)]
+    return [Line2D([], [], color=g.colour, linestyle=g.style, label=g.label) for g in named]
 
 
-def styles(labels: Sequence[str]) -> Iterator[tuple[str, Any, Line2D]]:
-    """Label, style of the line, and what the legend says of it, for things that share the colours of the groups."""
-    for label, style in zip(labels, STYLES * len(labels), strict=False):
-        yield label, style, Line2D([], [], color="0.3", linestyle=style, label=label)
+def blocks(run: xr.DataTree, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """The replicas as the rows of a map, by init_scale and then by seed.
+
+    Args:
+        run: What ``open_run`` gives.
+        most: So many init_scales are named.
+
+    Returns:
+        Their order; between which rows the init_scale changes (k + 0.5 for k and k + 1); in the middle of which rows
+        an init_scale is to be named; and the names.
+    """
+    scales, seeds = (np.atleast_1d(run.coords[name].values) for name in ("init_scale", "seed"))
+    order = np.lexsort((seeds, scales))
+    edges = np.flatnonzero(np.diff(scales[order])) + 0.5
+    shown = np.unique(scales)[:: -(-len(np.unique(scales)) // most)]
+    centres = np.array([np.flatnonzero(scales[order] == scale).mean() for scale in shown])
+    return order, edges, centres, [f"{scale:g}" for scale in shown]
+
+
+def few(run: xr.DataTree) -> bool:
+    """Whether there are so few groups that marks of each can be told apart in one panel."""
+    return len(groups(run)) <= _FEW
+
+
+def styles(run: xr.DataTree, labels: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], Line2D]]:
+    """Things that share the colours of the groups: label, style of the line, and what the legend says of it.
+
+    They differ in their dashes; where those are for the weight decay, in width and strength.
+    """
+    dashed = len(np.unique(run.coords["weight_decay"].values)) > 1
+    for i, label in enumerate(labels):
+        style = (
+            {"linewidth": 1.5 / (i + 1), "alpha": 0.4 + 0.6 / (i + 1)}
+            if dashed
+            else {"linestyle": STYLES[i % len(STYLES)]}
+        )
+        yield label, style, Line2D([], [], color="0.3", label=label, **style)
 
 
 def legend(figure: Figure, handles: Sequence[Any]) -> None:
     """Each name once, below the panels, where it hides nothing, in as many columns as fit."""
     named = {handle.get_label(): handle for handle in handles}
     if named:
-        widest = 0.7 + 0.075 * max(map(len, named))  # inches
+        widest = 0.7 + 0.065 * max(map(len, named))  # inches
         columns = min(len(named), max(1, int(figure.get_figwidth() / widest)))
+        further = -(-len(named) // columns) - 2
+        figure.set_figheight(figure.get_figheight() + 0.17 * max(further, 0))  # not at the cost of the panels
         figure.legend(handles=list(named.values()), loc="outside lower center", ncols=columns, fontsize="small")
 
 
@@ -171,8 +240,8 @@ def development(run: xr.DataTree, branch: str, panels: int, height: float = 1.7)
     figure = Figure(figsize=(6.5, 1.2 + height * (panels + 1)), layout="constrained")
     top, *below = figure.subplots(panels + 1, 1, sharex=True)
     handles = key(run)
-    for name, style, handle in styles(["test accuracy", "train accuracy"]):
-        curve(top, run, measured(run, "evaluation")[name.replace(" ", "_")], linestyle=style, marker="")
+    for name, style, handle in styles(run, ["test accuracy", "train accuracy"]):
+        curve(top, run, measured(run, "evaluation")[name.replace(" ", "_")], marker="", **style)
         handles.append(handle)
     top.set(ylabel="accuracy", ylim=(-0.03, 1.03))
     handles += plateaus([top, *below], run)
@@ -180,7 +249,18 @@ def development(run: xr.DataTree, branch: str, panels: int, height: float = 1.7)
     epoch_axis([top, *below], epochs)
     below[-1].set_xlabel("epoch")
     figure.suptitle(heading(run), fontsize="medium")
+    figure.align_ylabels([top, *below])
     return figure, below, handles
+
+
+def log_axis(axes: Axes) -> None:
+    """A logarithmic axis of values, with 1, 2 and 5 where powers of ten alone would leave it without numbers."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    if low >= 1e-3 and high <= 1e4:
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def count_axis(axes: Axes) -> None:

@@ -3,8 +3,10 @@
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from lit_grok.figures.common import curve, epoch_axis, groups, heading, key, legend, measured, plateaus, rows
+from lit_grok.figures.common import curve, epoch_axis, few, groups, heading, key, legend, measured, plateaus, rows
 
 _BINS = 15
 _MARKERS = "os^Dv"
@@ -20,7 +22,7 @@ def correlation_scatter(run: xr.DataTree, branch: str) -> Figure:
     Returns:
         The figure. Each neuron's pre-activations are centred, divided by their standard deviation and given the sign of
         the neuron's r, so that all live neurons that follow the observable lie on one line: the median over neurons and
-        replicas in bins of equally many inputs, and between 16 % and 84 % the band.
+        replicas in bins of equally many inputs, and between 16 % and 84 % the band, for at most three groups.
     """
     results = measured(run, branch)
     names = [str(name) for name in results.observable.values]
@@ -42,11 +44,13 @@ def correlation_scatter(run: xr.DataTree, branch: str) -> Figure:
             centres, quantiles = _binned(np.concatenate(x), np.concatenate(y))
             if centres.size:
                 axes.plot(centres, quantiles[1], color=group.colour, linestyle=group.style, marker="o", markersize=3)
-                axes.fill_between(centres, quantiles[0], quantiles[2], color=group.colour, alpha=0.15, linewidth=0)
+                if few(run):
+                    axes.fill_between(centres, quantiles[0], quantiles[2], color=group.colour, alpha=0.15, linewidth=0)
         axes.set(xlabel=_spoken(name))
+        axes.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
     panels[0].set_ylabel(f"{layer} pre-activation, standardised")
     legend(figure, key(run))
-    figure.suptitle(heading(run), fontsize="medium")
+    figure.suptitle(heading(run, "median, 16 % to 84 %" if few(run) else "median"), fontsize="medium")
     return figure
 
 
@@ -79,9 +83,8 @@ def correlation_layers(run: xr.DataTree, branch: str) -> Figure:
                 mean, low, high = np.nanmean(at, 0), np.nanmin(at, 0), np.nanmax(at, 0)
                 marker = _MARKERS[i % len(_MARKERS)]
                 style = {"color": group.colour, "marker": marker, "markersize": 4, "linestyle": "", "linewidth": 1}
-                handle = axes.errorbar(x, mean, [mean - low, high - mean], label=_spoken(name), **style)
-                if quantity == quantities[0] and j == 0:
-                    handles.append(handle)
+                axes.errorbar(x, mean, [mean - low, high - mean], **style)
+                handles.append(Line2D([], [], color="0.3", linestyle="", marker=marker, label=_spoken(name)))
         for edge in np.arange(len(layers) - 1) + 0.5:
             axes.axvline(edge, color="0.85", linewidth=0.8, zorder=0)
         title = values.attrs.get("long_name", quantity)
@@ -116,6 +119,7 @@ def correlation_development(run: xr.DataTree, branch: str) -> Figure:
     handles = key(run) + plateaus(list(panels.flat), run)
     epoch_axis(list(panels.flat), results.epoch.values)
     legend(figure, handles)
+    figure.align_ylabels(panels[:, 0])
     figure.suptitle(heading(run), fontsize="medium")
     return figure
 

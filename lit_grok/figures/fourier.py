@@ -2,13 +2,16 @@
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from lit_grok.figures.common import (
+    blocks,
     count_axis,
     curve,
     development,
-    draw_group,
+    few,
     groups,
     heading,
     key,
@@ -17,6 +20,9 @@ from lit_grok.figures.common import (
     rows,
     styles,
 )
+
+_MAP = "Greys"
+_LABELS = 10  # so many rows of a map can be named
 
 
 def ipr_distribution(run: xr.DataTree, branch: str) -> Figure:
@@ -27,37 +33,64 @@ def ipr_distribution(run: xr.DataTree, branch: str) -> Figure:
         branch: That of the IPR.
 
     Returns:
-        The figure: shares of the live neurons; the panel by frequency is that of the first set, from frequency 1 on.
+        The figure: shares of the live neurons. The IPR of all seeds is taken together, as a line for each of at most
+        three groups and as a row of a map for each of more. The last panel is that of the first set, from frequency 1
+        on, with a row for each replica, since every one has frequencies of its own; bars for a single replica.
     """
     results = measured(run, branch)
     sets = [str(name) for name in results["set"].values]
-    figure = Figure(figsize=(2.3 * len(sets) + 3.4, 3.4), layout="constrained")
-    *panels, last = figure.subplots(1, len(sets) + 1, width_ratios=[2] * len(sets) + [3])
+    figure = Figure(figsize=(2.3 * len(sets) + 3.8, 3.4), layout="constrained")
+    *panels, last = figure.subplots(1, len(sets) + 1, width_ratios=[2] * len(sets) + [3.4])
     ratios = results.neuron_ipr
     highest = max(0.6, float(np.nanmax(ratios.values)) if np.isfinite(ratios.values).any() else 0.0)
     bins = np.linspace(0, highest, 31)
     for name, axes in zip(sets, panels, strict=True):
-        for group in groups(run):
-            values = rows(ratios.sel(set=name), group)
-            live = values[np.isfinite(values)]
-            if live.size:
-                shares, _ = np.histogram(live, bins)
-                axes.stairs(shares / live.size, bins, color=group.colour, linestyle=group.style, linewidth=1.3)
-                axes.axvline(live.mean(), color=group.colour, linestyle=":", linewidth=1)
-        axes.set(title=f"weights {name}", xlabel="IPR", xlim=(0, highest), ylim=(0, None))
-    panels[0].set_ylabel("share of live neurons")
-    frequency = results.neuron_frequency.isel(set=0)
-    top = int(np.nanmax(frequency.values)) if (frequency.values > 0).any() else 1
-    k = np.arange(1, top + 1)
-    for group in groups(run):
-        found = rows(frequency, group)
-        counts = np.stack([np.bincount(one[one > 0].astype(int), minlength=top + 1)[1:] for one in found])
-        live = np.maximum((found >= 0).sum(1, keepdims=True), 1)
-        draw_group(last, k, counts / live, group, marker="")
-    last.set(title=f"weights {sets[0]}", xlabel="dominant frequency", ylabel="share of live neurons", ylim=(0, None))
-    legend(figure, key(run))
-    figure.suptitle(heading(run), fontsize="medium")
+        values = [rows(ratios.sel(set=name), group) for group in groups(run)]
+        live = [each[np.isfinite(each)] for each in values]
+        shares = np.array([np.histogram(each, bins)[0] / max(each.size, 1) for each in live])
+        if few(run):
+            for group, share, each in zip(groups(run), shares, live, strict=True):
+                axes.stairs(share, bins, color=group.colour, linestyle=group.style, linewidth=1.3)
+                if each.size:
+                    axes.axvline(each.mean(), color=group.colour, linestyle=":", linewidth=1)
+            axes.set_ylim(0, None)
+        else:
+            labels = [" / ".join(part.split()[-1] for part in group.label.split(", ")) for group in groups(run)]
+            labels = labels if axes is panels[0] else [""] * len(labels)
+            every = -(-len(labels) // _LABELS)
+            axes.pcolormesh(bins, np.arange(len(live) + 1), shares, cmap=_MAP, vmin=0)
+            axes.set(yticks=np.arange(len(live))[::every] + 0.5, yticklabels=labels[::every])
+            axes.tick_params(axis="y", length=0)
+        axes.set(title=f"weights {name}", xlabel="IPR", xlim=(0, highest))
+    if few(run):
+        panels[0].set_ylabel("share of live neurons")
+        dotted = Line2D([], [], color="0.3", linestyle=":", label="mean")
+        legend(figure, [*key(run), dotted] if np.isfinite(ratios.values).any() else key(run))
+    else:
+        panels[0].set_ylabel(" / ".join(part.rpartition(" ")[0] for part in groups(run)[0].label.split(", ")))
+    _frequencies(last, run, results.neuron_frequency.isel(set=0))
+    last.set(title=f"weights {sets[0]}", xlabel="dominant frequency")
+    figure.suptitle(heading(run, "together"), fontsize="medium")
     return figure
+
+
+def _frequencies(axes: Axes, run: xr.DataTree, frequency: xr.DataArray) -> None:
+    """Share of the live neurons at every frequency but 0, for each replica."""
+    found = frequency.transpose("replica", ...).values
+    top = int(np.nanmax(found)) if (found > 0).any() else 1
+    counts = np.stack([np.bincount(one[one > 0].astype(int), minlength=top + 1)[1:] for one in found])
+    shares = counts / np.maximum((found >= 0).sum(1, keepdims=True), 1)
+    if len(shares) == 1:
+        axes.bar(np.arange(1, top + 1), shares[0], color=groups(run)[0].colour)
+        axes.set_ylabel("share of live neurons")
+        return
+    order, edges, centres, names = blocks(run, _LABELS)
+    image = axes.pcolormesh(np.arange(top + 1) + 0.5, np.arange(len(order) + 1), shares[order], cmap=_MAP, vmin=0)
+    for edge in edges:
+        axes.axhline(edge + 0.5, color="0.5", linewidth=0.5)
+    axes.set(yticks=centres + 0.5, yticklabels=names, ylabel="init_scale")
+    axes.tick_params(axis="y", length=0)
+    axes.figure.colorbar(image, ax=axes, label="share of live neurons")
 
 
 def ipr_development(run: xr.DataTree, branch: str) -> Figure:
@@ -74,8 +107,8 @@ def ipr_development(run: xr.DataTree, branch: str) -> Figure:
     results = measured(run, branch)
     curve(ratio, run, results.mean_ipr)
     if len(groups(run)) == 1:
-        for name, style, handle in list(styles(["mean", *results["set"].values]))[1:]:
-            curve(ratio, run, results.set_ipr.sel(set=name), linestyle=style, linewidth=0.8, marker="")
+        for name, style, handle in list(styles(run, ["mean", *results["set"].values]))[1:]:
+            curve(ratio, run, results.set_ipr.sel(set=name), linewidth=0.8, marker="", **style)
             handles.append(handle)
     curve(dead, run, results.dead_neurons.sum("set"))
     ratio.set(ylabel="mean IPR", ylim=(0, None))

@@ -1,6 +1,7 @@
 """The geometry of the training: Figures 8, 20 and 31 to 34 of arXiv 2502.01739."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,10 +13,12 @@ from matplotlib.ticker import PercentFormatter
 from lit_grok.figures.common import (
     draw_group,
     epoch_axis,
+    few,
     groups,
     heading,
     key,
     legend,
+    log_axis,
     measured,
     plateaus,
     rows,
@@ -42,8 +45,8 @@ def trajectory(run: xr.DataTree, branch: str, variant: str) -> Figure:
 
     Returns:
         The figure, eight panels. The bold line is a running median over the epochs e ± 5 %, in front of the mean over
-        seeds; bands are the range over seeds. Dotted lines bound the bump of the step length, dashed ones in the
-        spectrum are the smallest F of a stiff parameter.
+        seeds; bands are the range over seeds. Dotted lines bound the bump of the step length, for at most three groups;
+        dashed ones in the spectrum are the smallest F of a stiff parameter.
     """
     results = measured(run, branch).sel(variant=variant)
     fisher, plain = results.sel(metric="fisher"), results.sel(metric="euclidean")
@@ -60,33 +63,38 @@ def trajectory(run: xr.DataTree, branch: str, variant: str) -> Figure:
         handles += _bumps(axes, run, metric)
     _gradients(gradient, run, fisher.step_magnitude.sel(subspace="all"))
     handles += _bumps(gradient, run, fisher)
-    for subspace, style, handle in styles(["stiff", "sloppy"]):
+    for subspace, style, handle in styles(run, ["stiff", "sloppy"]):
         _lengths(split_length, run, fisher.step_magnitude.sel(subspace=subspace), r"$|s_e|$, Fisher", style)
         _cosines(split_cosine, run, fisher.step_cosine.sel(subspace=subspace), r"$\cos(s_{e-1},\, s_e)$", style)
         if np.isfinite(fisher.step_magnitude.sel(subspace=subspace).values).any():
             handles.append(handle)
-    handles += _spectrum(spectrum, run, results, str(run[branch].attrs.get("stiff", "stiff")))
+    _spectrum(spectrum, run, results, str(run[branch].attrs.get("stiff", "stiff")))
 
     handles += plateaus(against_epochs, run)
     epoch_axis(against_epochs, results.epoch.values)
     for axes in against_epochs:
         axes.set_xlabel("epoch")
+    figure.align_ylabels(grid)
     legend(figure, handles)
     figure.suptitle(f"{_VARIANTS.get(variant, variant)}: {heading(run)}", fontsize="medium")
     return figure
 
 
-def _cosines(axes: Axes, run: xr.DataTree, values: xr.DataArray, label: str, style: object = None) -> None:
+def _cosines(
+    axes: Axes, run: xr.DataTree, values: xr.DataArray, label: str, style: Mapping[str, Any] | None = None
+) -> None:
     _smoothed(axes, run, values, style, lambda v: v)
     axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     axes.set(ylabel=label, ylim=(-1.05, 1.05))
 
 
-def _lengths(axes: Axes, run: xr.DataTree, values: xr.DataArray, label: str, style: object = None) -> None:
+def _lengths(
+    axes: Axes, run: xr.DataTree, values: xr.DataArray, label: str, style: Mapping[str, Any] | None = None
+) -> None:
     _smoothed(axes, run, values, style, lambda v: np.where(v > 0, v, np.nan))
     axes.set_ylabel(label)
     if axes.lines:
-        axes.set_yscale("log")
+        log_axis(axes)
 
 
 def _gradients(axes: Axes, run: xr.DataTree, values: xr.DataArray) -> None:
@@ -101,15 +109,17 @@ def _gradients(axes: Axes, run: xr.DataTree, values: xr.DataArray) -> None:
     axes.set_ylabel(r"$\mathrm{d}|s_e|\,/\,\mathrm{d}e$")
 
 
-def _smoothed(axes: Axes, run: xr.DataTree, values: xr.DataArray, style: object, keep: Callable) -> None:
+def _smoothed(
+    axes: Axes, run: xr.DataTree, values: xr.DataArray, style: Mapping[str, Any] | None, keep: Callable
+) -> None:
     """Faint as measured, bold its running median."""
     epochs = values.epoch.values
     for group in groups(run):
         each = keep(rows(values, group).astype(float))
         if not np.isfinite(each).any():
             continue
-        own = {} if style is None else {"linestyle": style}
-        draw_group(axes, epochs, each, group, marker="", alpha=0.35, linewidth=0.6, **own)
+        own = dict(style or {})
+        draw_group(axes, epochs, each, group, **own | {"marker": "", "alpha": 0.35, "linewidth": 0.6})
         measured = np.isfinite(each).any(0)
         mean = np.nanmean(each[:, measured], 0)
         axes.plot(
@@ -133,8 +143,8 @@ def running_median(epochs: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def _bumps(axes: Axes, run: xr.DataTree, values: xr.Dataset) -> list[Line2D]:
     """Where the bump of the step length begins and ends, means over those seeds of a group that have one."""
-    found = []
-    for group in groups(run):
+    found: list[Line2D] = []
+    for group in groups(run) if few(run) else ():
         for name in ("bump_start", "bump_end"):
             times = rows(values[name], group)
             if np.isfinite(times).any():
@@ -143,9 +153,9 @@ def _bumps(axes: Axes, run: xr.DataTree, values: xr.Dataset) -> list[Line2D]:
     return found
 
 
-def _spectrum(axes: Axes, run: xr.DataTree, results: xr.Dataset, stiff: str) -> list[Line2D]:
+def _spectrum(axes: Axes, run: xr.DataTree, results: xr.Dataset, stiff: str) -> None:
     """The Fisher diagonal of the trained networks, sorted; above the dashed line lie the stiff parameters."""
-    found = []
+    edge = np.nan
     for group in groups(run):
         each = rows(results.spectrum, group)
         each = each[np.isfinite(each).all(1)]
@@ -158,10 +168,11 @@ def _spectrum(axes: Axes, run: xr.DataTree, results: xr.Dataset, stiff: str) -> 
         if 0 < count < parameters:
             smallest = each.mean(0)[parameters - max(round(count), 1)]
             axes.axhline(smallest, color=group.colour, linestyle="--", linewidth=0.8)
-            found = [Line2D([], [], color="0.3", linestyle="--", label=f"stiff: {stiff}")]
+            edge = np.fmax(edge, smallest)
     if axes.lines:
         axes.set_yscale("log")
         axes.set_ylim(bottom=_SPECTRUM_DEPTH * axes.get_ylim()[1])
     axes.set(xlabel="parameters, sorted", ylabel=r"$F_i$, trained network", xlim=(0, 1))
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    return found
+    if np.isfinite(edge):
+        axes.annotate(f"stiff: {stiff}", (0.02, edge), xytext=(0, 3), textcoords="offset points", fontsize="small")

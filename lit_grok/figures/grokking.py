@@ -5,7 +5,18 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lit_grok.figures.common import curve, epoch_axis, groups, heading, key, legend, measured, plateaus, styles
+from lit_grok.figures.common import (
+    curve,
+    epoch_axis,
+    groups,
+    heading,
+    key,
+    legend,
+    log_axis,
+    measured,
+    plateaus,
+    styles,
+)
 
 
 def curves(run: xr.DataTree) -> Figure:
@@ -21,15 +32,15 @@ def curves(run: xr.DataTree) -> Figure:
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     handles = key(run)
     evaluation = measured(run, "evaluation")
-    for split, style, handle in styles(["test", "train"]):
-        curve(top, run, evaluation[f"{split}_accuracy"], linestyle=style, marker="")
-        curve(bottom, run, evaluation[f"{split}_loss"], linestyle=style, marker="")
+    for split, style, handle in styles(run, ["test", "train"]):
+        curve(top, run, evaluation[f"{split}_accuracy"], marker="", **style)
+        curve(bottom, run, evaluation[f"{split}_loss"], marker="", **style)
         handles.append(handle)
     top.set(ylabel="accuracy", ylim=(-0.03, 1.03))
     bottom.set(xlabel="epoch", ylabel="loss")
     losses = np.concatenate([evaluation[name].values.ravel() for name in ("train_loss", "test_loss")])
     if (losses[np.isfinite(losses)] > 0).any():
-        bottom.set_yscale("log")
+        log_axis(bottom)
     handles += plateaus([top, bottom], run)
     epoch_axis([top, bottom], evaluation.epoch.values)
     if len(groups(run)) == 1:
@@ -41,6 +52,7 @@ def curves(run: xr.DataTree) -> Figure:
                 label = f"$t_{{\\rm {name[2:]}}}$ = {mean:.6g}"
                 top.annotate(label, (mean, 0.5), xytext=(3, 0), textcoords="offset points", fontsize="small")
                 handles.append(Line2D([], [], color="0.3", linestyle=":", label=r"$t_{\rm train}$, $t_{\rm test}$"))
+    figure.align_ylabels([top, bottom])
     legend(figure, handles)
     figure.suptitle(heading(run), fontsize="medium")
     return figure

@@ -4,9 +4,20 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from lit_grok.figures.common import curve, development, draw_group, groups, has, heading, legend, measured, rows, styles
+from lit_grok.figures.common import (
+    curve,
+    development,
+    draw_group,
+    groups,
+    has,
+    heading,
+    legend,
+    log_axis,
+    measured,
+    rows,
+    styles,
+)
 
 
 def pruning_curves(run: xr.DataTree, branch: str) -> Figure:
@@ -31,7 +42,8 @@ def pruning_curves(run: xr.DataTree, branch: str) -> Figure:
     if not columns:  # all replicas have diverged
         return figure
     grid = figure.subplots(2, len(columns), sharex=True, sharey="row", height_ratios=(3, 2), squeeze=False)
-    handles = []
+    handles: list[Line2D] = []
+    dotted: list[Line2D] = []
     for (title, of, values), (top, bottom) in zip(columns, grid.T, strict=True):
         for group in groups(run):
             fractions = values.fraction.values
@@ -40,7 +52,7 @@ def pruning_curves(run: xr.DataTree, branch: str) -> Figure:
             kept = rows(values[f"{of}final_kept_share"], group)
             if np.isfinite(kept).any():
                 top.axvline(1 - np.nanmean(kept), color=group.colour, linestyle=":", linewidth=1)
-                handles.append(Line2D([], [], color="0.3", linestyle=":", label="95 % of the accuracy kept"))
+                dotted = [Line2D([], [], color="0.3", linestyle=":", label="95 % of the accuracy kept")]
             if len(columns) == 1:
                 found = rows(values[f"{of}final_compressibility"], group)
                 mean = np.nanmean(found) if np.isfinite(found).any() else np.nan
@@ -49,15 +61,12 @@ def pruning_curves(run: xr.DataTree, branch: str) -> Figure:
             elif group.label:
                 handles.append(Line2D([], [], color=group.colour, linestyle=group.style, label=group.label))
         top.set(title=title, ylim=(-0.03, 1.03), xlim=(0, 1))
-        bottom.set(xlabel="fraction pruned", yscale="log")
-    low, high = grid[1, 0].get_ylim()
-    # Powers of ten alone would leave a narrow range without a number, and every digit would overlap.
-    grid[1, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-    grid[1, 0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    grid[1, 0].yaxis.set_minor_formatter(NullFormatter())
+        bottom.set(xlabel="fraction pruned")
+    log_axis(grid[1, 0])
     grid[0, 0].set_ylabel("test accuracy")
     grid[1, 0].set_ylabel("test loss")
-    legend(figure, handles)
+    figure.align_ylabels(grid[:, 0])
+    legend(figure, handles + dotted)
     return figure
 
 
@@ -77,8 +86,8 @@ def compressibility_development(run: xr.DataTree, branch: str) -> Figure:
         if has(run, branch, name, "epoch"):
             curve(axes, run, results[name])
         if has(run, branch, f"layer_{name}", "epoch"):
-            for layer, style, handle in styles([str(layer) for layer in results.layer.values]):
-                curve(axes, run, results[f"layer_{name}"].sel(layer=layer), linestyle=style, marker="")
+            for layer, style, handle in styles(run, [str(layer) for layer in results.layer.values]):
+                curve(axes, run, results[f"layer_{name}"].sel(layer=layer), marker="", **style)
                 handles.append(handle)
     top.set_ylabel("compressibility $C$")
     bottom.set(ylabel="weights kept for\n95 % of accuracy", ylim=(-0.03, 1.03))

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lit_grok.figures.common import count_axis, curve, development, groups, legend, measured, styles
+from lit_grok.figures.common import count_axis, curve, development, groups, legend, log_axis, measured, styles
 
 
 def weights_development(run: xr.DataTree, branch: str) -> Figure:
@@ -24,14 +24,14 @@ def weights_development(run: xr.DataTree, branch: str) -> Figure:
     curve(negligible, run, results.negligible_share)
     curve(dead, run, results.dead_neurons)
     if len(groups(run)) == 1:
-        for layer, style, handle in list(styles(["all", *(str(name) for name in results.layer.values)]))[1:]:
+        for layer, style, handle in list(styles(run, ["all", *(str(name) for name in results.layer.values)]))[1:]:
             for axes, name in ((norm, "layer_norm"), (gini, "layer_gini"), (negligible, "layer_negligible_share")):
-                curve(axes, run, results[name].sel(layer=layer), linestyle=style, linewidth=0.8, marker="")
+                curve(axes, run, results[name].sel(layer=layer), linewidth=0.8, marker="", **style)
             handles.append(handle)
     norms = measured(run, "evaluation").weight_norm.values
     norm.set_ylabel("norm")
     if (norms[np.isfinite(norms)] > 0).any():
-        norm.set_yscale("log")
+        log_axis(norm)
     gini.set(ylabel="Gini of |w|", ylim=(0, 1.03))
     negligible.set(ylabel="negligible\nshare", ylim=(-0.03, 1.03))
     dead.set_ylabel("dead neurons")

@@ -1,16 +1,18 @@
 """What is drawn is what was measured, once for all replicas, and legible."""
 
 import io
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from lit_grok.figures import chains, features, fourier, geometry, grokking, pruning, similarity, weights
-from lit_grok.figures.common import draw_group, groups, heading, rows
-from tests.lit_grok.synthetic import tree
+from lit_grok.figures.common import draw_group, epoch_axis, groups, heading, log_axis, rows
+from tests.lit_grok.synthetic import plausible, tree
 
 FIGURES = {
     "curves": grokking.curves,
@@ -114,7 +116,7 @@ def test_a_legend_names_only_what_is_drawn():
     assert legend_texts(grokking.curves(tree(scales=(1.0,)))) == ["test", "train", r"$t_{\rm train}$, $t_{\rm test}$"]
     run = tree()
     whole = legend_texts(FIGURES["trajectory"](run))
-    assert {"stiff", "sloppy", "stiff: F ≥ 0.1", "bump of the step length", "grokking plateau"} <= set(whole)
+    assert {"stiff", "sloppy", "bump of the step length", "grokking plateau"} <= set(whole)
     steps = [run.fim_trajectory[name] for name in ("step_magnitude", "step_cosine")]
     for step in steps:
         step.loc[{"subspace": "stiff"}] = np.nan
@@ -135,10 +137,69 @@ def test_ipr_distribution_counts_live_neurons_of_every_frequency_but_zero():
     run = tree(scales=(1.0,), seeds=1)
     *sets, last = FIGURES["ipr_distribution"](run).axes
     assert [axes.get_title() for axes in sets] == ["weights a", "weights b", "weights output"]
-    assert last.lines[0].get_xdata().tolist() == [1, 2, 3]
-    np.testing.assert_allclose(last.lines[0].get_ydata(), [2 / 5, 0, 2 / 5])  # five live neurons, one of frequency 0
+    bars = last.patches
+    assert [bar.get_x() + bar.get_width() / 2 for bar in bars] == pytest.approx([1, 2, 3])
+    shares = [2 / 5, 0, 2 / 5]  # five live neurons, one of frequency 0
+    np.testing.assert_allclose([bar.get_height() for bar in bars], shares)
     for axes in sets:
         assert axes.patches[0].get_data().values.sum() == pytest.approx(1)
+
+
+def test_ipr_distribution_of_many_is_a_map():
+    run = plausible(scales=tuple(range(1, 11)), seeds=2)
+    figure = FIGURES["ipr_distribution"](run)
+    (first, *_, frequencies), _ = figure.axes[:4], figure.axes[4]
+    shares = first.collections[0].get_array()
+    np.testing.assert_allclose(shares.sum(1), 1)  # a row for each group
+    assert shares.shape[0] == 10
+    found = run.ipr.neuron_frequency.sel(set="a").values
+    expected = [[(one == k).sum() / (one >= 0).sum() for k in range(1, 53)] for one in found]
+    np.testing.assert_allclose(frequencies.collections[0].get_array(), expected)  # a row for each replica
+
+
+def test_many_plateaus_are_bars_above_the_panels():
+    few, many = tree(scales=(1.0, 10.0)), plausible(scales=(1, 2, 3, 5, 10), seeds=1)
+    assert "grokking plateau" in legend_texts(grokking.curves(few))
+    figure = grokking.curves(many)
+    grokked = many.status.values == "grokked"
+    assert grokked.sum() > 3
+    for axes in figure.axes:
+        assert not axes.patches
+        bars = [line for line in axes.lines if line.get_transform() != axes.transData]
+        np.testing.assert_array_equal(
+            [bar.get_xdata() for bar in bars], np.stack([many.t_train.values, many.t_test.values], 1)[grokked]
+        )
+
+
+def test_dashes_are_the_weight_decay_where_it_differs():
+    figure = grokking.curves(tree(scales=(10.0,), decays=(3e-5, 3e-4)))
+    drawn = [(line.get_linestyle(), line.get_linewidth()) for line in figure.axes[0].lines]
+    assert [dash for dash, _ in drawn] == ["-", "--", "-", "--"]
+    assert drawn[0][1] == drawn[1][1] > drawn[2][1] == drawn[3][1]  # the training set is thinner
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_sweep_is_drawn_in_as_few_panels_as_one_init_scale(name):
+    run = plausible("ising" if "correlation" in name else "mod_add", scales=(10.0,), seeds=6)
+    sweep = plausible("ising" if "correlation" in name else "mod_add", scales=tuple(range(1, 11)), seeds=5)
+    one, many = FIGURES[name](run), FIGURES[name](sweep)
+    assert len(many.axes) == len(one.axes)
+    rendered(many)
+    for axes in many.axes:
+        box = axes.get_tightbbox(many.canvas.get_renderer())
+        assert many.bbox.padded(1).count_contains([[box.x0, box.y0], [box.x1, box.y1]]) == 2
+
+
+@pytest.mark.parametrize("epochs", [[0, 1], [0, 1, 10, 100], [0, 100, 1000, 100_000], [0, 300, 600], [0]])
+@pytest.mark.parametrize("width", [2.5, 6.5])
+def test_ticks_of_the_epoch_axis_do_not_collide(epochs, width):
+    figure = Figure(figsize=(width, 2))
+    axes = figure.subplots()
+    epoch_axis([axes], np.array(epochs))
+    rendered(figure)
+    boxes = [tick.label1.get_window_extent() for tick in axes.xaxis.get_major_ticks() if tick.label1.get_text()]
+    assert len(boxes) >= 2
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
 
 
 def test_the_scatter_aligns_the_neurons():
@@ -206,3 +267,15 @@ def test_figures_do_not_pile_up_in_pyplot():
     before = plt.get_fignums()
     FIGURES["curves"](tree())
     assert plt.get_fignums() == before
+
+
+@pytest.mark.parametrize(("low", "high"), [(2, 60), (0.04, 0.09), (1e-9, 1e3), (1e-4, 0.9)])
+def test_a_logarithmic_axis_has_few_numbers_but_some(low, high):
+    axes = Figure(figsize=(6, 1.2)).subplots()
+    axes.plot([0, 1], [low, high])
+    log_axis(axes)
+    rendered(axes.figure)
+    first, last = axes.get_ylim()
+    texts = [t.label1.get_text() for t in axes.yaxis.get_major_ticks() if first <= t.get_loc() <= last]
+    assert 2 <= len([text for text in texts if text]) <= 7
+    assert not any(label.get_text() for label in axes.get_yticklabels(minor=True))
