@@ -201,13 +201,20 @@ class FIMTrajectoryCallback(AnalysisCallback):
             self._recent = {e: s for e, s in kept.items() if s is not None}
             if here is None:
                 return {}
-            fishers = {PREFIX[variant]: here[variant] for variant in self.variants}
-            old = before["position"] if before else None
-            values: dict[str, Tensor] = {}
-            for prefix, fisher in (*fishers.items(), ("euclidean", None)):
-                quantities = _step(old, here["position"], snapshot["position"], fisher)
-                values |= {f"{prefix}/{name}": value for name, value in quantities.items()}
-            return values
+            fishers = {PREFIX[variant]: here[variant] for variant in self.variants} | {"euclidean": None}
+
+            def steps(r: int) -> dict[str, Tensor]:
+                row = slice(r, r + 1)
+                old = before["position"][row] if before else None
+                positions = old, here["position"][row], snapshot["position"][row]
+                return {
+                    f"{prefix}/{name}": value
+                    for prefix, fisher in fishers.items()
+                    for name, value in _step(*positions, None if fisher is None else fisher[row]).items()
+                }
+
+            measured = module.stack.each(steps)
+            return {name: torch.cat([values[name] for values in measured]) for name in measured[0]}
 
         self._record(trainer, module, max(epoch - self._interval, 0), measure, once=False)
         self._last_epoch = epoch

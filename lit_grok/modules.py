@@ -251,7 +251,10 @@ class LitClassifier(L.LightningModule):
             epoch: Epochs completed.
             losses: Shape (R,); with them, the weights of the sound replicas are kept as the last finite ones.
         """
-        finite = torch.isfinite(self.stack.flat.detach()).all(1)
+        rows = self.stack.flat.detach()
+        finite = torch.isfinite(rows.sum(1))  # many times cheaper than to look at each, and false for too many only
+        if not finite.all():
+            finite = torch.isfinite(rows).all(1)
         if losses is not None:
             finite &= torch.isfinite(losses).to(finite.device)
         for r, ok in enumerate(finite.tolist()):
@@ -266,7 +269,10 @@ class LitClassifier(L.LightningModule):
                 )
         if losses is not None:
             self._finite = self._finite.to(finite.device)
-            self._finite[self.sound] = self.stack.flat.detach()[self.sound]
+            if len(self.sound) == len(rows):
+                self._finite.copy_(rows)
+            else:
+                self._finite[self.sound] = rows[self.sound]
 
     @property
     def sound(self) -> list[int]:
