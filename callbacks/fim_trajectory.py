@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from callbacks.base import AnalysisCallback, Batch, is_epoch, save_figures
 from lit_grok.cli import UsageError
@@ -222,16 +223,19 @@ class FIMTrajectoryCallback(AnalysisCallback):
     def _snapshot(self, module: LitClassifier, batch: Batch) -> Snapshot:
         """Parameters and Fisher diagonals of all replicas; NaN for those that diverged."""
         inputs = batch[0][:, : self.inputs]
-        parameters = module.stack.stacked().values()
-        position = torch.cat([p.flatten(1) for p in parameters], 1).float().cpu()
-        snapshot = {name: torch.full_like(position, torch.nan) for name in ("position", *self.variants)}
-        snapshot["position"][module.sound] = position[module.sound]
+        networks = module.stack.networks
+        shape = len(networks), sum(p.numel() for p in networks[0].parameters())
+        snapshot = {name: torch.empty(shape) for name in ("position", *self.variants)}
 
         def measure(r: int) -> None:
             network = module.stack.copy(r)
+            snapshot["position"][r] = parameters_to_vector(network.parameters()).detach()
             for variant in self.variants:
                 snapshot[variant][r] = fisher_diagonal(network, inputs[r], variant)
 
+        for r in set(range(len(networks))) - set(module.sound):
+            for rows in snapshot.values():
+                rows[r] = torch.nan
         module.stack.each(measure, module.sound)
         return snapshot
 

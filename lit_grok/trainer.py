@@ -92,7 +92,9 @@ class EpochLoop(_TrainingEpochLoop):
         module = cast(LitClassifier, self.trainer.lightning_module)
         loader = cast(EpochLoader, self.trainer.train_dataloader)
         (optimizer,) = self.trainer.optimizers
-        inputs, targets = (t[:, : steps * loader.batch_size] for t in loader.examples())
+        inputs, targets = loader.examples()  # the same tensors as in the last epoch, where the order is the same
+        if steps * loader.batch_size < targets.shape[1]:
+            inputs, targets = (t[:, : steps * loader.batch_size] for t in (inputs, targets))
         if module.train_epoch(inputs, targets, loader.batch_size, optimizer):
             return
         batches = zip(*(t.split(loader.batch_size, 1) for t in (inputs, targets)), strict=True)
