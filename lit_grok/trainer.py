@@ -155,4 +155,5 @@ def watched(trainer: L.Trainer) -> bool:
 
 
 def _inherits(instance: Any, base: type, hooks: tuple[str, ...]) -> bool:
-    return all(getattr(getattr(instance, hook), "__func__", None) is getattr(base, hook) for hook in hooks)
+    kind, own = type(instance), vars(instance)
+    return all(getattr(kind, hook) is getattr(base, hook) and hook not in own for hook in hooks)
