@@ -5,6 +5,7 @@ import logging
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from threadpoolctl import ThreadpoolController
 from torch.utils.data import DataLoader, TensorDataset
 
 import train
@@ -245,6 +247,15 @@ def products_alone(config: dict) -> Callable[[], float]:
     return run
 
 
+def product_kernels() -> str:
+    """Of which processor BLAS takes this one to be; OPENBLAS_CORETYPE overrides it, and a wrong one costs much."""
+    libraries = [info for info in ThreadpoolController().info() if info["user_api"] == "blas"]
+    forced = os.environ.get("OPENBLAS_CORETYPE")
+    return ", ".join(sorted({info["architecture"] for info in libraries})) + (
+        f" (OPENBLAS_CORETYPE={forced})" if forced else ""
+    )
+
+
 def jax_loop(task: str, replicas: int) -> Callable[[], float]:
     """The same training in JAX, milliseconds per epoch of each replica."""
     from benchmarks import jax_loop
@@ -271,6 +282,8 @@ def main() -> None:
     one_thread_a_product()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    print(f"kernels of the compiled matrix products: {product_kernels()}")
     for task in ("ising", "mod_add"):
         ours, ten = "train.py", "train.py, ten replicas, each"
         contenders = {

@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from callbacks.base import AnalysisCallback, Batch, is_epoch, labelled_scalars
 from lit_grok.cli import UsageError
@@ -215,12 +216,19 @@ class FIMTrajectoryCallback(AnalysisCallback):
             self._recent = {e: s for e, s in kept.items() if s is not None}
             if here is None:
                 return {}
-            old = before["position"] if before else None
             values = {name: self._blank(name) for name in STEP}
-            for v, variant in enumerate(self.variants):
-                for m, fisher in enumerate((here[variant], None)):
-                    for name, value in _step(old, here["position"], snapshot["position"], fisher).items():
-                        values[name][:, v, m, 0] = value
+
+            def measure_steps(r: int) -> None:
+                row = slice(r, r + 1)
+                old = before["position"][row] if before else None
+                positions = old, here["position"][row], snapshot["position"][row]
+                for name, value in _step(*positions, None).items():
+                    values[name].values[r, :, 1, 0] = value.item()
+                for v, variant in enumerate(self.variants):
+                    for name, value in _step(*positions, here[variant][row]).items():
+                        values[name].values[r, v, 0, 0] = value.item()
+
+            module.stack.each(measure_steps)
             return values
 
         self._record(trainer, module, max(epoch - self._interval, 0), measure, once=False)
@@ -229,16 +237,19 @@ class FIMTrajectoryCallback(AnalysisCallback):
     def _snapshot(self, module: LitClassifier, batch: Batch) -> Snapshot:
         """Parameters and Fisher diagonals of all replicas; NaN for those that diverged."""
         inputs = batch[0][:, : self.inputs]
-        parameters = module.stack.stacked().values()
-        position = torch.cat([p.flatten(1) for p in parameters], 1).float().cpu()
-        snapshot = {name: torch.full_like(position, torch.nan) for name in ("position", *self.variants)}
-        snapshot["position"][module.sound] = position[module.sound]
+        networks = module.stack.networks
+        shape = len(networks), sum(p.numel() for p in networks[0].parameters())
+        snapshot = {name: torch.empty(shape) for name in ("position", *self.variants)}
 
         def measure(r: int) -> None:
             network = module.stack.copy(r)
+            snapshot["position"][r] = parameters_to_vector(network.parameters()).detach()
             for variant in self.variants:
                 snapshot[variant][r] = fisher_diagonal(network, inputs[r], variant)
 
+        for r in set(range(len(networks))) - set(module.sound):
+            for rows in snapshot.values():
+                rows[r] = torch.nan
         module.stack.each(measure, module.sound)
         return snapshot
 
@@ -292,7 +303,7 @@ class FIMTrajectoryCallback(AnalysisCallback):
                         positions = old, here["position"][r][index], after["position"][r][index]
                         for m, fisher in enumerate((here[variant][r][index], None)):
                             for name, value in _step(*positions, fisher).items():
-                                values[name][r, v, m, s] = value
+                                values[name].values[r, v, m, s] = value.item()
                 yield epoch, values
             before, here = here, after
 

@@ -64,19 +64,23 @@ class SimilarityCallback(AnalysisCallback):
         return figures
 
     @staticmethod
-    @torch.no_grad()
     def _cka(module: LitClassifier, batch: Batch) -> dict[str, np.ndarray]:
         """Layer name to the matrix (R, R), NaN where a replica diverged."""
         sound = module.sound
         if len(sound) < 2 or not isinstance(module.stack.networks[0], HasPreactivations):
             return {}
         inputs = batch[0][0]
-        hidden = [cast(HasPreactivations, module.stack.networks[r]).preactivations(inputs) for r in sound]
+
+        @torch.no_grad()
+        def preactivations(r: int) -> dict[str, torch.Tensor]:
+            return dict(cast(HasPreactivations, module.stack.networks[r]).preactivations(inputs))
+
+        hidden = list(module.stack.each(preactivations, sound))
         matrices = {}
         for layer in list(hidden[0]):
             matrix = np.full((len(module.replicas), len(module.replicas)), np.nan)
             activations = where_double_exists(torch.stack([F.relu(layers.pop(layer)) for layers in hidden]))
-            matrix[np.ix_(sound, sound)] = pairwise_linear_cka(activations).cpu().numpy()
+            matrix[np.ix_(sound, sound)] = pairwise_linear_cka(activations, module.stack.each).cpu().numpy()
             matrices[layer] = matrix
         return matrices
 

@@ -26,6 +26,9 @@ from lit_grok.schema import UsageError
 
 log = logging.getLogger("lit_grok")
 
+#: Inputs and targets of each replica, as the compiled steps take them.
+Examples = list[tuple[np.ndarray, np.ndarray]]
+
 
 class LitClassifier(L.LightningModule):
     """R replicas of a classifier, trained together with automatic optimisation.
@@ -71,6 +74,8 @@ class LitClassifier(L.LightningModule):
         self._optimizer = optimizer
         self._finite = stack.flat.detach().clone()
         self._graph = EpochGraph()
+        #: The tensors of the last epoch, with what says whether they have been written to, and the examples in them.
+        self._last: tuple[Tensor, Tensor, tuple[int, int], Examples | None] | None = None
 
     # Inputs of all replicas evaluated at a time: on a CPU the activations of much more leave the cache.
     _chunk, _cuda_chunk = 2048, 1 << 17
@@ -124,10 +129,17 @@ class LitClassifier(L.LightningModule):
             return True
         if not (isinstance(optimizer, Rowwise) and optimizer.compiles(flat)):
             return False
-        prepared = self._prepared(inputs, targets)
-        if prepared is None:
+        steps = self._steps()
+        if steps is None:
             return False
-        steps, examples = prepared
+        versions = inputs._version, targets._version
+        if self._last is None or not (
+            self._last[0] is inputs and self._last[1] is targets and self._last[2] == versions
+        ):
+            self._last = inputs, targets, versions, self._examples(steps, inputs, targets)
+        examples = self._last[3]
+        if examples is None:
+            return False
         if flat.grad is None:
             flat.grad = torch.zeros_like(flat)
         theta, grad, updates = flat.detach().numpy(), flat.grad.numpy(), optimizer.row_updates(flat)
@@ -135,19 +147,20 @@ class LitClassifier(L.LightningModule):
         optimizer.count_steps(flat, -(-targets.shape[1] // batch_size))
         return True
 
-    def _prepared(
-        self, inputs: Tensor, targets: Tensor
-    ) -> tuple[CompiledSteps, list[tuple[np.ndarray, np.ndarray]]] | None:
+    def _prepared(self, inputs: Tensor, targets: Tensor) -> tuple[CompiledSteps, Examples] | None:
         """The compiled steps and each replica's examples for them, or None where only PyTorch can run the network."""
         steps = self._steps()
-        if steps is None:
-            return None
+        examples = None if steps is None else self._examples(steps, inputs, targets)
+        return None if steps is None or examples is None else (steps, examples)
+
+    def _examples(self, steps: CompiledSteps, inputs: Tensor, targets: Tensor) -> Examples | None:
+        """Each replica's examples for the compiled steps, or None where those cannot take them."""
         if not 0 <= int(targets.min()) <= int(targets.max()) < self.classes:
             raise IndexError(f"targets: allowed are 0 to {self.classes - 1}")
         arrays = [steps.prepare(x) for x in inputs]
         if any(array is None for array in arrays):
             return None
-        return steps, [(x, y.contiguous().numpy()) for x, y in zip(arrays, targets, strict=True)]  # type: ignore[misc]
+        return [(x, y.contiguous().numpy()) for x, y in zip(arrays, targets, strict=True)]  # type: ignore[misc]
 
     def _steps(self) -> CompiledSteps | None:
         own_loss = any(getattr(type(self), name) is not getattr(LitClassifier, name) for name in ("losses", "_loss"))
@@ -319,7 +332,10 @@ class LitClassifier(L.LightningModule):
             epoch: Epochs completed.
             losses: Shape (R,); with them, the weights of the sound replicas are kept as the last finite ones.
         """
-        finite = torch.isfinite(self.stack.flat.detach()).all(1)
+        rows = self.stack.flat.detach()
+        finite = torch.isfinite(rows.sum(1))  # many times cheaper than to look at each, and false for too many only
+        if not finite.all():
+            finite = torch.isfinite(rows).all(1)
         if losses is not None:
             finite &= torch.isfinite(losses).to(finite.device)
         for r, ok in enumerate(finite.tolist()):
@@ -334,7 +350,10 @@ class LitClassifier(L.LightningModule):
                 )
         if losses is not None:
             self._finite = self._finite.to(finite.device)
-            self._finite[self.sound] = self.stack.flat.detach()[self.sound]
+            if len(self.sound) == len(rows):
+                self._finite.copy_(rows)
+            else:
+                self._finite[self.sound] = rows[self.sound]
 
     @property
     def sound(self) -> list[int]:

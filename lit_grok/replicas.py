@@ -2,8 +2,10 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -124,15 +126,42 @@ class ReplicaStack(nn.Module):
             return None
         return network.compiled_steps(self.offsets, squared)
 
-    def each(self, function: Callable[[int], Any], replicas: Sequence[int] | None = None) -> list[Any]:
+    def each(self, function: Callable[[int], Any], replicas: Iterable[int] | None = None) -> list[Any]:
         """Call a function with the number of every replica, or of some, spread over the threads of this stack.
 
-        What it computes must not depend on the thread: compiled loops and PyTorch's operations do not.
+        What it computes must not depend on the thread: compiled loops and PyTorch's operations do not. The calling
+        thread is one of them, so that few replicas need not wait for others to wake up.
+
+        Raises:
+            Exception: What the function raised, for the first replica of several; the others may not have been called.
         """
-        numbers = range(len(self)) if replicas is None else replicas
-        if self.threads == 1 or len(numbers) == 1:
+        numbers = list(range(len(self)) if replicas is None else replicas)
+        threads = min(self.threads, len(numbers))
+        if threads <= 1:
             return [function(r) for r in numbers]
-        return list(_pool(self.threads, flushes_denormals()).map(function, numbers))
+        todo = deque(enumerate(numbers))
+        results, errors = dict[int, Any](), dict[int, BaseException]()
+
+        def work() -> None:
+            while todo:
+                try:
+                    place, r = todo.popleft()
+                except IndexError:  # another thread was faster
+                    return
+                try:
+                    results[place] = function(r)
+                except BaseException as error:
+                    errors[place] = error
+                    todo.clear()
+
+        pool = _pool(self.threads - 1, flushes_denormals())
+        helpers = [pool.submit(work) for _ in range(threads - 1)]
+        with _one_torch_thread():
+            work()
+            wait(helper for helper in helpers if not helper.cancel())
+        if errors:
+            raise errors[min(errors)]
+        return [results[place] for place in range(len(numbers))]
 
     def _tie(self) -> None:
         for name, values in self.stacked().items():
@@ -199,7 +228,7 @@ _pools: dict[tuple[int, bool], ThreadPoolExecutor] = {}
 
 
 def _pool(threads: int, flush: bool) -> ThreadPoolExecutor:
-    """Threads in which arithmetic is what it is in the calling one."""
+    """Threads in which arithmetic is what it is in the calling one, where that is `_one_torch_thread`."""
 
     def start() -> None:
         torch.set_flush_denormal(flush)
@@ -208,3 +237,16 @@ def _pool(threads: int, flush: bool) -> ThreadPoolExecutor:
     if (threads, flush) not in _pools:
         _pools[threads, flush] = ThreadPoolExecutor(threads, "replicas", start)
     return _pools[threads, flush]
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Let PyTorch work in the calling thread alone for a while."""
+    before = torch.get_num_threads()
+    if before != 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if before != 1:
+            torch.set_num_threads(before)

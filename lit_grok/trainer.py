@@ -119,7 +119,9 @@ class EpochLoop(_TrainingEpochLoop):
         module = cast(LitClassifier, self.trainer.lightning_module)
         loader = cast(EpochLoader, self.trainer.train_dataloader)
         (optimizer,) = self.trainer.optimizers
-        inputs, targets = (t[:, : steps * loader.batch_size] for t in loader.examples())
+        inputs, targets = loader.examples()  # the same tensors as in the last epoch, where the order is the same
+        if steps * loader.batch_size < targets.shape[1]:
+            inputs, targets = (t[:, : steps * loader.batch_size] for t in (inputs, targets))
         if module.train_epoch(inputs, targets, loader.batch_size, optimizer):
             return
         batches = zip(*(t.split(loader.batch_size, 1) for t in (inputs, targets)), strict=True)
@@ -192,4 +194,5 @@ def _idle(callback: Callback) -> bool:
 
 
 def _inherits(instance: Any, base: type, hooks: tuple[str, ...]) -> bool:
-    return all(getattr(getattr(instance, hook), "__func__", None) is getattr(base, hook) for hook in hooks)
+    kind, own = type(instance), vars(instance)
+    return all(getattr(kind, hook) is getattr(base, hook) and hook not in own for hook in hooks)

@@ -1,5 +1,7 @@
 """Similarity of two representations of the same inputs."""
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 
@@ -30,13 +32,14 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
     return (cross / (norms[0] * norms[1])).clamp(0, 1)
 
 
-def pairwise_linear_cka(x: Tensor) -> Tensor:
+def pairwise_linear_cka(x: Tensor, spread: Callable[[Callable, Iterable[int]], Iterable] = map) -> Tensor:
     """Linear centred kernel alignment, :func:`linear_cka`, of every two of R layers.
 
     The cross products of one layer with all later ones are one matrix product, in the precision of ``x``.
 
     Args:
         x: n features of the same N inputs in each of R networks, shape (R, N, n).
+        spread: What calls a function with the number of every layer, as ``map`` does; it may use threads.
 
     Returns:
         Symmetric, shape (R, R), float64, between 0 and 1; NaN in the row and the column of a layer whose
@@ -48,13 +51,22 @@ def pairwise_linear_cka(x: Tensor) -> Tensor:
         tensor([[1., 1.],
                 [1., 1.]], dtype=torch.float64)
     """
-    replicas, inputs, features = x.shape
-    columns = _centred(x).to(x.dtype).transpose(0, 1)  # (N, R, n)
+    replicas = len(x)
+    columns = torch.empty_like(x).transpose(0, 1).contiguous()  # (N, R, n)
+
+    def centre(i: int) -> None:
+        columns[:, i] = _centred(x[i])
+
+    def row(i: int) -> Tensor:
+        """‖X_jᵀ X_i‖² for every j ≥ i."""
+        later = columns[:, i:].reshape(len(columns), -1)
+        cross = (columns[:, i].mT @ later).square().unflatten(1, (replicas - i, -1))
+        return cross.sum((0, 2), dtype=torch.float64)
+
+    list(spread(centre, range(replicas)))
     squares = x.new_zeros(replicas, replicas, dtype=torch.float64)
-    for i in range(replicas):
-        later = columns[:, i:].reshape(inputs, -1)
-        cross = (columns[:, i].mT @ later).square().view(features, -1, features)
-        squares[i, i:] = squares[i:, i] = cross.sum((0, 2), dtype=torch.float64)
+    for i, values in enumerate(spread(row, range(replicas))):
+        squares[i, i:] = squares[i:, i] = values
     norms = squares.diagonal().sqrt()
     return (squares / (norms[:, None] * norms)).clamp(0, 1)
 

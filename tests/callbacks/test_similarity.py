@@ -13,7 +13,7 @@ from lit_grok.results import open_run
 
 def module(networks, diverged=None):
     return SimpleNamespace(
-        stack=SimpleNamespace(networks=networks),
+        stack=SimpleNamespace(networks=networks, each=map),
         replicas=networks,
         sound=[r for r in range(len(networks)) if not diverged or diverged[r] is None],
         label=lambda r: f"seed={r}",

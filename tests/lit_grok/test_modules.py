@@ -234,3 +234,27 @@ def test_divergence_right_after_a_resume_keeps_the_weights_before_it(count):
     resumed.mark_diverged(4, torch.full((count,), math.nan))
     for values in resumed.final_weights().values():
         assert (values == 5).all()
+
+
+def test_an_epoch_sees_that_its_examples_have_been_written_to():
+    def epoch(inputs, targets):
+        optimizer = lit.configure_optimizers()
+        assert lit.train_epoch(inputs, targets, 20, optimizer)
+        return lit.stack.flat.detach().clone()
+
+    def ising():
+        torch.manual_seed(0)
+        return LitIsingCNN(
+            ReplicaStack([IsingCNN(8)]), replicas=describe(1), optimizer=partial(optimizers.Adam, lr=0.1)
+        )
+
+    first, second = (torch.randn(1, 20, 8, 8).sign() for _ in range(2))
+    targets = torch.randint(0, 2, (1, 20))
+    lit = ising()
+    epoch(first, targets)
+    expected = epoch(second.clone(), 1 - targets)
+    lit = ising()
+    epoch(first, targets)
+    first.copy_(second)
+    targets.copy_(1 - targets)
+    assert torch.equal(epoch(first, targets), expected)

@@ -1,4 +1,5 @@
 import copy
+import threading
 
 import pytest
 import torch
@@ -336,3 +337,49 @@ def test_building_keeps_the_random_state():
     torch.manual_seed(0)
     build_stack(MLP, [replica(seed_init=5)])
     assert torch.equal(torch.rand(3), expected)
+
+
+def two_threads(replicas=6):
+    return ReplicaStack([nn.Linear(1, 1) for _ in range(replicas)], threads=2)
+
+
+def test_each_keeps_the_order_and_the_calling_thread_is_one_of_the_threads():
+    both_are_there = threading.Barrier(2, timeout=30)
+
+    def where(r):
+        if r < 2:
+            both_are_there.wait()
+        return r, threading.current_thread()
+
+    numbers, threads = zip(*two_threads().each(where, [4, 0, 1, 3]), strict=True)
+    assert numbers == (4, 0, 1, 3)
+    assert threading.current_thread() in threads
+    assert len(set(threads)) == 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_each_raises_what_the_first_replica_raised_and_can_be_called_again(threads):
+    stack = ReplicaStack([nn.Linear(1, 1) for _ in range(6)], threads)
+
+    def fail(r):
+        if r >= 2:
+            raise ValueError(r)
+
+    with pytest.raises(ValueError, match="2"):
+        stack.each(fail)
+    assert stack.each(lambda r: r * r) == [0, 1, 4, 9, 16, 25]
+
+
+def test_each_may_be_called_inside_each():
+    stack = two_threads()
+    assert stack.each(lambda r: sum(stack.each(lambda s: r * s))) == [15 * r for r in range(6)]
+
+
+def test_each_leaves_the_number_of_torch_threads():
+    stack, before = two_threads(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert set(stack.each(lambda r: torch.get_num_threads())) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
