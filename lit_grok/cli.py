@@ -424,7 +424,7 @@ def provenance(config: Mapping[str, Any]) -> dict[str, str]:
         "title": ", ".join([config["task"], *(f"{key} = {spelled(config[key])}" for key in own)]),
         "versions": ", ".join(f"{name} {_version(name)}" for name in packages),
         "matmul_precision": config["trainer"].get("matmul_precision", "highest"),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
 
 

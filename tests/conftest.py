@@ -77,6 +77,12 @@ def command(tmp_path, monkeypatch, capfd):
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(f"{tmp_path}/"):
             del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def _arithmetic():
+    """A run sets how this process calculates, for the rest of its life."""
+    yield
     torch.set_flush_denormal(False)
     torch.set_num_threads(1)
 

@@ -40,7 +40,7 @@ def summary(run):
 def test_the_evaluation_of_the_sound_replicas_is_monitored(command, way):
     NotesEvaluation.seen.clear()
     run = command.mod_add("seed=0:3", POISON, *way, "+callbacks.notes._target_=tests.helpers.NotesEvaluation")
-    curves = lit_grok.open_run(run)
+    curves = lit_grok.open_run(run).evaluation
     assert len(NotesEvaluation.seen) == 4
     for epoch, (watched, found) in enumerate(NotesEvaluation.seen, 1):
         assert watched == bool(way)
@@ -55,7 +55,7 @@ def test_the_evaluation_of_the_sound_replicas_is_monitored(command, way):
 @pytest.mark.parametrize(("cadence", "end"), [(1, 4), (5, 20)])
 def test_early_stopping_counts_evaluations(command, way, cadence, end):
     run = command.mod_add("epochs=40", f"log_every={cadence}", stop(patience=3), *way)
-    assert lit_grok.open_run(run).epoch.values.tolist() == list(range(0, end + 1, cadence))
+    assert lit_grok.open_run(run).evaluation.epoch.values.tolist() == list(range(0, end + 1, cadence))
     assert [(record["epochs"], record["stopped"]) for record in summary(run)] == [(end, True)]
     result = command(f"resume={run.name}")
     assert result.code == 0
@@ -79,7 +79,7 @@ def test_the_best_checkpoint_is_that_of_the_best_evaluation(command):
     notes = "+callbacks.notes._target_=tests.helpers.NotesEvaluation"
     run = command.mod_add("epochs=9", "log_every=3", "learning_rate=0.1", best, notes)
     assert not any(watched for watched, _ in NotesEvaluation.seen)  # its hook in a step has nothing to do
-    losses = lit_grok.open_run(run).test_loss.values[0, 1:]
+    losses = lit_grok.open_run(run).evaluation.test_loss.values[0, 1:]
     (path,) = (run / "checkpoints" / "best").iterdir()
     kept = torch.load(path, weights_only=True)
     assert kept["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == 3 * (1 + losses.argmax())
@@ -104,8 +104,10 @@ def test_what_a_callback_logs_is_a_curve(command, hook, expected):
     run = command.mod_add("seed=[3,5]", "batch_size=20", "logger=csv", logs)
     steps = len(range(0, round(0.7 * 121), 20))
     expected = expected or [epoch * (1 + steps) / 2 for epoch in (1, 2, 3, 4)]  # the mean over the steps
-    for curve in lit_grok.open_run(run).logged_mine.values:
-        assert curve == pytest.approx([np.nan, *expected], nan_ok=True)
+    curves = lit_grok.open_run(run).logged.mine
+    assert curves.epoch.values.tolist() == [1, 2, 3, 4]
+    for curve in curves.values:
+        assert curve == pytest.approx(expected)
     rows = {int(row["epoch"]): row["logged/mine"] for row in table(run, "init_scale=1_seed=5")}
     assert [float(rows[epoch]) for epoch in (1, 2, 3, 4)] == pytest.approx(expected)
 
@@ -116,8 +118,8 @@ def test_what_is_logged_is_kept_when_a_run_goes_on(command):
     command.mod_add("epochs=4", logs, module, "checkpoint_every=1")
     assert command("resume=run", "epochs=6").code == 0
     found = lit_grok.open_run(command.folder / "run")
-    assert found.logged_mine.dropna("epoch").epoch.values.tolist() == [2, 4, 6]
-    assert found.logged_twice.dropna("epoch").values.tolist() == [[2, 4, 6, 8, 10, 12]]
+    assert found.logged.mine.dropna("epoch").epoch.values.tolist() == [2, 4, 6]
+    assert found.logged.twice.dropna("epoch").values.tolist() == [[2, 4, 6, 8, 10, 12]]
 
 
 def test_early_stopping_on_a_logged_value_counts_what_is_new(command):
@@ -157,7 +159,7 @@ def test_the_learning_rate_is_logged_at_its_epoch(command):
     run = command.mod_add("logger=csv", "log_every=2", "learning_rate=0.25", MONITOR)
     rows = {int(row["epoch"]): row for row in table(run, "init_scale=1_seed=0")}
     assert [rows[epoch]["lr-Adam"] for epoch in (0, 1, 2, 3, 4)] == ["", "0.25", "0.25", "0.25", "0.25"]
-    assert [rows[epoch]["test_loss"] == "" for epoch in (1, 2)] == [True, False]
+    assert [rows[epoch]["evaluation/test_loss"] == "" for epoch in (1, 2)] == [True, False]
 
 
 def test_wandb_gets_the_learning_rate_with_its_epoch(command, monkeypatch):

@@ -497,8 +497,7 @@ def test_a_replica_does_not_depend_on_its_neighbours(command, task):
     train = getattr(command, task)
     many = train("run_dir=many", "init_scale=[1,10]", "seed=0:3", "datamodule.shuffle=true", "epochs=2")
     alone = train("run_dir=alone", "init_scale=10", "seed=2", "datamodule.shuffle=true", "epochs=2")
-    among = lit_grok.open_run(many).evaluation.sel(init_scale=10, seed=2)
-    single = lit_grok.open_run(alone).evaluation.sel(init_scale=10, seed=2)
+    among, single = (lit_grok.open_run(r).evaluation.to_dataset().sel(init_scale=10, seed=2) for r in (many, alone))
     for name in ("train_loss", "test_loss", "weight_norm"):
         np.testing.assert_allclose(among[name], single[name], rtol=1e-5)
     pairs = zip(

@@ -396,7 +396,8 @@ def test_figures_of_one_replica_and_of_many(command):
     first = trajectory(results, "fim", "classif_logits").axes[0]
     assert len({line.get_color() for line in first.lines}) >= 2  # a line for each init_scale,
     assert len(first.collections) == 2  # in a band over its seeds
-    assert not trajectory(results.isel(replica=[0]), "fim", "classif_logits").axes[0].collections
+    single = open_run(command.mod_add(*fim(every=1), "run_dir=single"))
+    assert not trajectory(single, "fim", "classif_logits").axes[0].collections
 
 
 def test_figures_survive_what_was_never_measured(command):

@@ -88,7 +88,7 @@ def test_a_run_that_is_ended_is_complete(command):
     assert len(above) == end + 1 < 200
     assert above[-11:].all()
     assert not above[-12]  # it was the one to wait for
-    assert found.constant.values.tolist() == [1.5, 1.5]  # measured at the end
+    assert found.constant.number.values.tolist() == [1.5, 1.5]  # measured at the end
     assert found.t_grok.values.tolist() == [pytest.approx(records[0]["t_grok"]), pytest.approx(np.nan, nan_ok=True)]
 
     result = command("resume=run", "epochs=300")

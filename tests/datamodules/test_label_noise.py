@@ -57,8 +57,8 @@ def test_two_classes(tmp_path):
 def test_command_line(command):
     noisy = open_run(command.mod_add("callbacks=base", "~callbacks.grok_time", "label_noise=0.5", "run_dir=noisy"))
     clean = open_run(command.mod_add("callbacks=base", "~callbacks.grok_time", "run_dir=clean"))
-    assert noisy.test_loss.isel(epoch=0) == clean.test_loss.isel(epoch=0)
-    assert noisy.train_loss.isel(epoch=0) != clean.train_loss.isel(epoch=0)
+    assert noisy.evaluation.test_loss.isel(epoch=0) == clean.evaluation.test_loss.isel(epoch=0)
+    assert noisy.evaluation.train_loss.isel(epoch=0) != clean.evaluation.train_loss.isel(epoch=0)
 
 
 @pytest.mark.parametrize("noise", [-0.1, 1.1, "some"])
