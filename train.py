@@ -74,6 +74,7 @@ def train(config: dict) -> int:
         from callbacks import CheckpointCallback
         from callbacks.base import save_figures
         from lit_grok import loggers
+        from lit_grok.report import leave_report
         from lit_grok.results import finished, index_replicas, write_config, write_results, write_summary
         from lit_grok.resume import refuse_another, restoring
     if resume and not config["dry_run"] and (records := finished(run_dir, config["epochs"])):
@@ -119,6 +120,7 @@ def train(config: dict) -> int:
                 if hasattr(callback, "clean_up"):
                     callback.clean_up()
             save_figures(index_replicas(results), callbacks, run_dir, trainer.loggers)
+            leave_report(run_dir)
             cli.log.info("%s", cli.table(records))
             exit_code = 0
     finally:

@@ -8,6 +8,7 @@ import argparse
 import base64
 import glob
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from typing import Any
 from lit_grok.files import ReadError, WriteError, reading, write
 from lit_grok.results import CONFIG, SUMMARY, open_run, read_config
 from lit_grok.schema import spelled
+
+log = logging.getLogger("lit_grok")
 
 REPORT = "report.html"
 
@@ -41,6 +44,14 @@ td:first-child, th:first-child, .text { text-align: left; } .wide { overflow-x: 
 figure { margin: 1rem 0; } img { max-width: 100%; } figcaption, .small { color: #666; font-size: 13px; }
 pre, code { font: 13px/1.4 monospace; } pre { background: #f5f5f5; padding: .6rem; white-space: pre-wrap; }
 """
+
+
+def leave_report(run_dir: str | Path) -> None:
+    """Write the report of a run that has just ended; what goes wrong is a warning, for everything else is saved."""
+    try:
+        write_report(run_dir)
+    except Exception as error:
+        log.warning("%s was not written (%s: %s)", REPORT, type(error).__name__, error)
 
 
 def write_report(run_dir: str | Path, defaults: Mapping[str, Any] | None = None) -> Path:

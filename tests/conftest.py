@@ -64,6 +64,7 @@ class Command:
 def command(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setattr("lit_grok.report.write_report", lambda run_dir: None)  # a quarter of a second for every run
     monkeypatch.setattr(sys, "path", [*sys.path])  # a run adds the folder it is started in
     log = logging.getLogger("lit_grok")
     before = log.level, log.propagate, log.handlers

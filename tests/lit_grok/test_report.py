@@ -214,3 +214,17 @@ def test_every_pattern_has_to_match(make_run, capsys):
     assert main([str(run_dir), "runs/typo*"]) == 2
     assert "runs/typo*: no run directory matches" in capsys.readouterr().err
     assert not (run_dir / "report.html").exists()
+
+
+def test_a_run_leaves_its_page(command, monkeypatch):
+    monkeypatch.setattr("lit_grok.report.write_report", write_report)
+    page = (command.mod_add("seed=0:2") / "report.html").read_text()
+    assert "P = 11" in page
+    assert "data:image/png;base64" in page
+
+
+def test_a_page_that_cannot_be_written_costs_a_warning(command, monkeypatch):
+    monkeypatch.setattr("lit_grok.report.write_report", None)
+    result = command(*command.MOD_ADD, "run_dir=run")
+    assert result.code == 0
+    assert result.err == "warning: report.html was not written (TypeError: 'NoneType' object is not callable)\n"
