@@ -53,11 +53,11 @@ def refuse_too_many(
         UsageError: Where memory or disk do not suffice; the message has the estimate.
     """
     parameters = sum(p.numel() for p in network.parameters())
-    memory, free = replicas * (4 * COPIES * parameters + _bytes(data)), _free_memory(trainer)
-    if memory > free:
+    each_takes, free = 4 * COPIES * parameters + _bytes(data), _free_memory(trainer)
+    if replicas * each_takes > free:
         raise UsageError(
-            f"{replicas} replicas of {parameters} parameters take about {_size(memory)} of memory, and {_size(free)} "
-            "are free: train fewer at once (-m and commas queue runs)"
+            f"{replicas} replicas of {parameters} parameters take about {_size(replicas * each_takes)} of memory, and "
+            f"{_size(free)} are free: at most {free // each_takes} fit at once (-m and commas queue runs)"
         )
     epochs, directory = trainer.max_epochs or 0, Path(trainer.default_root_dir)
     needs = {f"callbacks.{name}": replicas * each.disk(parameters, epochs) for name, each in analyses.items()}

@@ -74,7 +74,7 @@ class GeneralisedCallback(L.Callback):
     @staticmethod
     def _settled(module: Any) -> list[bool]:
         """Whether each replica has generalised or collapsed, by what was just measured."""
-        test, train = (module.recorder.latest(name) for name in (TEST_ACCURACY, TRAIN_ACCURACY))
+        test, train = (module.recorder.latest(name).astype(float) for name in (TEST_ACCURACY, TRAIN_ACCURACY))
         settled = test >= module.generalisation
         if (train[~settled] <= chance_bound(module.chance)).any():  # else none has collapsed: the curves are long
             settled |= [one.status == "collapsed" for one in module.outcomes]

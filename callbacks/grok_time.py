@@ -38,7 +38,8 @@ class GrokTimeCallback(L.Callback):
         epoch = trainer.current_epoch + 1
         if not pl_module.recorder.has("evaluation/test_accuracy", epoch):
             return
-        reached = pl_module.recorder.latest("evaluation/test_accuracy") >= pl_module.generalisation
+        accuracy = pl_module.recorder.latest("evaluation/test_accuracy").astype(float)  # as the verdict compares it
+        reached = accuracy >= pl_module.generalisation
         for r in np.flatnonzero(reached):
             if r not in self._announced:
                 self._announced.append(int(r))

@@ -66,6 +66,20 @@ def test_a_resumed_callback_does_not_repeat_itself(announced):
     assert [message[:6] for message in announced()] == ["seed=1", "seed=0"]
 
 
+def test_single_precision_does_not_announce_what_the_verdict_does_not_see(announced):
+    """0.95 in single precision is a little less than 0.95."""
+    nearly = [np.float32(a) for a in (0.1, 0.1, 0.2, 0.95, 0.95, 1)]
+    callback, lit = GrokTimeCallback(), module([(GROKS[0], nearly)])
+    lit.generalisation = 0.95
+    for epoch, values in enumerate(lit.steps):
+        for name, value in zip(("train", "test"), values[0], strict=True):
+            lit.recorder.add(f"evaluation/{name}_accuracy", np.array([value], np.float32), epoch)
+        lit.recorder.add("evaluation/weight_norm", [3.0], epoch)
+        if epoch:
+            callback.on_train_epoch_end(SimpleNamespace(current_epoch=epoch - 1), lit)
+    assert announced() == ["seed=0: test accuracy 1.000 at epoch 5, train accuracy up since epoch 1: grokking"]
+
+
 def test_without_an_evaluation_at_this_epoch_nothing_is_said(announced):
     callback, lit = GrokTimeCallback(), module([STEADY])
     play(GrokTimeCallback(), lit)
