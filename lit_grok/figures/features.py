@@ -78,8 +78,10 @@ def correlation_layers(run: xr.DataTree, branch: str) -> Figure:
             for j, group in enumerate(found):
                 at = rows(values.sel(observable=name), group)  # (replicas, layers)
                 x = np.arange(len(layers)) + (i * len(found) + j + 0.5) * width - 0.4
-                if not np.isfinite(at).any():
+                known = np.isfinite(at).any(0)  # not in a layer all of whose neurons are constant
+                if not known.any():
                     continue
+                x, at = x[known], at[:, known]
                 mean, low, high = np.nanmean(at, 0), np.nanmin(at, 0), np.nanmax(at, 0)
                 marker = _MARKERS[i % len(_MARKERS)]
                 style = {"color": group.colour, "marker": marker, "markersize": 4, "linestyle": "", "linewidth": 1}

@@ -46,15 +46,23 @@ def trajectory(run: xr.DataTree, branch: str, variant: str) -> Figure:
     Returns:
         The figure, eight panels. The bold line is a running median over the epochs e ± 5 %, in front of the mean over
         seeds; bands are the range over seeds. Dotted lines bound the bump of the step length, for at most three groups;
-        dashed ones in the spectrum are the smallest F of a stiff parameter.
+        dashed ones in the spectrum are the smallest F of a stiff parameter. Replicas that collapsed are left out,
+        unless all have: their weights are the rounding of zero, and so are their steps.
     """
     results = measured(run, branch).sel(variant=variant)
+    collapsed = np.atleast_1d(measured(run, "/").status.values) == "collapsed"
+    if not collapsed.all():
+        results = results.where(xr.DataArray(~collapsed, dims="replica"))
     fisher, plain = results.sel(metric="fisher"), results.sel(metric="euclidean")
     figure = Figure(figsize=(9, 11), layout="constrained")
     grid = figure.subplots(4, 2)
     (cosine, origin), (length, euclidean), (gradient, split_length), (split_cosine, spectrum) = grid
     against_epochs = [axes for axes in grid.flat if axes is not spectrum]
     handles = key(run)
+    dead = [group.label for group in groups(run) if collapsed[group.replicas].all() and not collapsed.all()]
+    for handle in handles:
+        if handle.get_label() in dead:
+            handle.set_label(f"{handle.get_label()}: collapsed, not shown")
 
     _cosines(cosine, run, fisher.step_cosine.sel(subspace="all"), r"$\cos(s_{e-1},\, s_e)$")
     _cosines(origin, run, fisher.origin_cosine.sel(subspace="all"), r"$\cos(s_e,\, -\theta_e)$")

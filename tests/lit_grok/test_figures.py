@@ -279,3 +279,24 @@ def test_a_logarithmic_axis_has_few_numbers_but_some(low, high):
     texts = [t.label1.get_text() for t in axes.yaxis.get_major_ticks() if first <= t.get_loc() <= last]
     assert 2 <= len([text for text in texts if text]) <= 7
     assert not any(label.get_text() for label in axes.get_yticklabels(minor=True))
+
+
+def test_replicas_that_collapsed_are_left_out_of_the_trajectory():
+    run = tree(scales=(0.1, 10.0), seeds=2)
+    run["status"] = run.status.copy(data=np.array(["collapsed", "collapsed", "grokked", "grokked"]))
+    figure = FIGURES["trajectory"](run)
+    dead, alive = (group.colour for group in groups(run))
+    colours = {line.get_color() for axes in figure.axes for line in axes.lines}
+    assert alive in colours
+    assert dead not in colours
+    assert "init_scale 0.1: collapsed, not shown" in legend_texts(figure)
+    run["status"] = run.status.copy(data=np.array(["collapsed"] * 4))
+    assert dead in {line.get_color() for axes in FIGURES["trajectory"](run).axes for line in axes.lines}
+
+
+def test_a_layer_without_a_live_neuron_has_no_mark(recwarn):
+    run = tree(scales=(1.0,))
+    for name in ("correlation", "neuron_share", "activation_share"):
+        run.features[name].loc[{"layer": "fc1"}] = np.nan
+    FIGURES["correlation_layers"](run)
+    assert not [warning for warning in recwarn if "slice" in str(warning.message)]
