@@ -330,9 +330,9 @@ class FIMTrajectoryCallback(AnalysisCallback):
             )
         labels = {"variant": self.variants, "metric": list(METRICS)}
         values = {"bump_start": periods[0], "bump_end": periods[1], "degenerate_steps": degenerate}
-        units = {"bump_start": "epochs", "bump_end": "epochs", "degenerate_steps": ""}
+        units = {"bump_start": {"units": "epochs"}, "bump_end": {"units": "epochs"}, "degenerate_steps": {}}
         return {
-            name: xr.DataArray(v, dims=("replica", *labels), coords=labels, attrs={"units": units[name]})
+            name: xr.DataArray(v, dims=("replica", *labels), coords=labels, attrs=units[name])
             for name, v in values.items()
         }
 

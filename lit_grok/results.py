@@ -62,7 +62,7 @@ class _Series:
         attributes: Mapping[str, str] | None = None,
     ):
         self.dims, self.epochs = list(dims), list(epochs)
-        self.attributes = {"long_name": "", "units": "", **(attributes or {})}
+        self.attributes = {"long_name": "", **(attributes or {})}
         self._buffer = np.array(values)
 
     @property
@@ -122,7 +122,7 @@ class Recorder:
             epoch: Number of completed epochs, or None for something measured once, at the end.
             dims: A name for each dimension of ``shape``.
             coordinates: Labels along those dimensions, where they have any.
-            attributes: ``long_name`` and ``units``.
+            attributes: ``long_name``, and ``units`` of what is not dimensionless.
 
         Raises:
             ValueError: Where the name cannot be used, or the shape does not fit the replicas, the dims or what was
@@ -235,7 +235,7 @@ class Recorder:
             root["status"] = (
                 "replica",
                 [str(found.status) for found in outcomes],
-                {"long_name": "status", "units": ""},
+                {"long_name": "status"},
             )
             for name, long_name in _TIMES.items():
                 times = [np.nan if (t := getattr(found, name)) is None else t for found in outcomes]
@@ -260,7 +260,7 @@ class Recorder:
             dim: labels for dim, labels in self._coordinates.get(branch, {}).items() if dim in used
         }
         if epochs:
-            coordinates["epoch"] = ("epoch", np.array(epochs, dtype=np.int64), {"long_name": "epoch", "units": ""})
+            coordinates["epoch"] = ("epoch", np.array(epochs, dtype=np.int64), {"long_name": "epoch"})
         return xr.Dataset(variables, coordinates, self.attributes.get(branch))
 
     def state_dict(self) -> dict[str, Any]:
@@ -331,8 +331,8 @@ _RESERVED = {"replica", "epoch", *REPLICA_KEYS}
 _AT_THE_ROOT = {"status", *_TIMES}
 
 _REPLICA_ATTRIBUTES = {
-    "init_scale": {"long_name": "scale of the initial weights", "units": ""},
-    "weight_decay": {"long_name": "weight decay", "units": ""},
+    "init_scale": {"long_name": "scale of the initial weights"},
+    "weight_decay": {"long_name": "weight decay"},
 }
 
 

@@ -139,7 +139,7 @@ def test_what_measure_may_return(command, monkeypatch):
     assert branch.power.sel(frequency=4, epoch=4).values.tolist() == [2, 2]
     assert branch.flag.values[:, 0].tolist() == [1, 1]
     assert branch.power.attrs == {"long_name": "power of a mode", "units": "1/frequency"}
-    assert branch.flag.attrs == {"long_name": "flag", "units": ""}
+    assert branch.flag.attrs == {"long_name": "flag"}
 
 
 def test_scalars_reach_the_loggers_at_their_epoch(command):
