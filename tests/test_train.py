@@ -358,7 +358,16 @@ def test_a_user_types_one_command(tmp_path):
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", run.name)
     assert f"mod_add, 2 replica(s), results in runs/mod_add/{run.name}" in result.stdout
     assert sorted(p.name for p in run.iterdir()) == [
-        *("checkpoints", "config.yaml", "figures", "results.nc", "summary.json", "train.log", "weights.safetensors"),
+        *(
+            "checkpoints",
+            "config.yaml",
+            "figures",
+            "report.html",
+            "results.nc",
+            "summary.json",
+            "train.log",
+            "weights.safetensors",
+        ),
     ]
     assert os.listdir(tmp_path) == ["runs"]  # nothing of Hydra's, Lightning's or W&B's beside it
 
