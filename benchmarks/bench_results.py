@@ -10,8 +10,9 @@ import numpy as np
 
 import lit_grok
 from lit_grok.networks import ModularMLP
+from lit_grok.recorder import Recorder
 from lit_grok.replicas import ReplicaStack
-from lit_grok.results import Recorder, write_config, write_results
+from lit_grok.results import write_config, write_results
 
 P, HIDDEN, RUNS, REPEATS = 113, 512, 1000, 10
 #: Milliseconds of the processor.

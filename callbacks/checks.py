@@ -8,7 +8,7 @@ from torch import nn
 from callbacks.base import AnalysisCallback, AnalysisError
 from callbacks.evaluation import EvaluationCallback
 from lit_grok.monitoring import take_in
-from lit_grok.results import check_branch
+from lit_grok.recorder import check_branch
 
 
 def check_callbacks(

@@ -9,7 +9,7 @@ import torch
 from callbacks.base import AnalysisCallback, Batch
 from lit_grok.modules import LitClassifier
 from lit_grok.monitoring import over_replicas
-from lit_grok.results import EVALUATION
+from lit_grok.recorder import EVALUATION
 
 
 class EvaluationCallback(AnalysisCallback):

@@ -20,8 +20,8 @@ from lit_grok.measures.grokking import Outcome
 from lit_grok.metrics import ReplicaAccuracy
 from lit_grok.monitoring import LoggerConnector
 from lit_grok.optimizers import ELEMENTWISE, Rowwise
+from lit_grok.recorder import EVALUATION, Recorder, outcomes, summarise
 from lit_grok.replicas import ReplicaStack
-from lit_grok.results import EVALUATION, Recorder, outcomes, summarise
 from lit_grok.schema import UsageError
 
 log = logging.getLogger("lit_grok")

@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnector
 from torch import Tensor
 
-from lit_grok.results import EVALUATION
+from lit_grok.recorder import EVALUATION
 from lit_grok.schema import UsageError, spelled
 
 #: Over replicas, what is watched: the ending of the name, and how the number is found.

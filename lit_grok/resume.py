@@ -23,15 +23,8 @@ from torch import Tensor, nn
 
 from lit_grok.files import ReadError, WriteError, reading
 from lit_grok.modules import LitClassifier
-from lit_grok.results import (
-    CHECKPOINT,
-    CONFIG,
-    EVALUATION,
-    PREVIOUS_CHECKPOINT,
-    Recorder,
-    read_checkpoint,
-    read_config,
-)
+from lit_grok.recorder import EVALUATION, Recorder
+from lit_grok.results import CHECKPOINT, CONFIG, PREVIOUS_CHECKPOINT, read_checkpoint, read_config
 from lit_grok.schema import RESUMABLE, UsageError, check_keys
 
 log = logging.getLogger("lit_grok")
@@ -200,6 +193,7 @@ def _fresh(module: LitClassifier, trainer: L.Trainer) -> dict[str, Any]:
     return {
         "epoch": 0,
         "global_step": 0,
+        "pytorch-lightning_version": L.__version__,
         "state_dict": module.state_dict(),
         "loops": {"fit_loop": trainer.fit_loop.state_dict()},
         "callbacks": {callback.state_key: {} for callback in _callbacks(trainer) if callback.state_dict()},

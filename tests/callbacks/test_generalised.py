@@ -7,7 +7,7 @@ import pytest
 import lit_grok
 from callbacks import GeneralisedCallback
 from lit_grok.modules import LitClassifier
-from lit_grok.results import Recorder
+from lit_grok.recorder import Recorder
 
 STOP = ("+callbacks/extra@callbacks.stop=generalised", "callbacks.stop.epochs=10")
 # One that groks and, with more weight decay, one that collapses.

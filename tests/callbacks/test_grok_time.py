@@ -8,7 +8,7 @@ import lit_grok
 from callbacks import GrokTimeCallback
 from callbacks.grok_time import log
 from lit_grok.measures.grokking import grokking_time
-from lit_grok.results import Recorder, outcomes
+from lit_grok.recorder import Recorder, outcomes
 
 
 def module(curves):

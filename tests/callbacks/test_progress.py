@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from callbacks import ProgressCallback, progress
-from lit_grok.results import Recorder
+from lit_grok.recorder import Recorder
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 import numpy as np
 
 from lit_grok.measures.grokking import Outcome
-from lit_grok.results import EVALUATION, Recorder, index_replicas
+from lit_grok.recorder import EVALUATION, Recorder
+from lit_grok.results import index_replicas
 
 EPOCHS = [0, 1, 2, 5, 10, 20, 50, 100]
 LAYERS, OBSERVABLES, SETS = ["conv1", "fc1"], ["energy", "abs_magnetisation"], ["a", "b", "output"]

@@ -16,8 +16,9 @@ from lit_grok import results
 from lit_grok.files import ReadError, WriteError, seal
 from lit_grok.measures.grokking import Outcome
 from lit_grok.networks import ModularMLP
+from lit_grok.recorder import REPLICA_KEYS, Recorder, summarise
 from lit_grok.replicas import ReplicaStack
-from lit_grok.results import REPLICA_KEYS, Recorder, index_replicas, summarise, write_config, write_results
+from lit_grok.results import index_replicas, write_config, write_results
 from tests.helpers import SUMMARY_FIELDS
 
 SPECIFICATION = {"_target_": "lit_grok.networks.ModularMLP", "P": 7, "hidden": [5]}
