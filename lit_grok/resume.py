@@ -19,6 +19,7 @@ from hydra.utils import get_object
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 from omegaconf import DictConfig, OmegaConf
+from packaging.version import Version
 from torch import Tensor, nn
 
 from lit_grok.files import ReadError, WriteError, reading
@@ -162,6 +163,7 @@ def refuse_another(checkpoint: str, module: LitClassifier, trainer: L.Trainer) -
     state = read_checkpoint(checkpoint)
     try:
         _compare(state, _fresh(module, trainer), more=True)
+        Version(state["pytorch-lightning_version"])  # which Lightning reads before anything else
         taken = copy.copy(module)
         taken.recorder = Recorder(module.replicas)
         taken.on_load_checkpoint(state)
