@@ -249,9 +249,12 @@ class AnalysisCallback(L.Callback):
         self._record(trainer, module, epoch, self.measure_replicas, once)
         self._last_epoch = epoch
 
-    def _record(self, trainer: L.Trainer, module: Any, epoch: int, measure: Callable, once: bool) -> None:
+    def _record(
+        self, trainer: L.Trainer, module: Any, epoch: int, measure: Callable, once: bool, now: int | None = None
+    ) -> None:
+        """Measure, and record that at an epoch; ``now`` is the number of completed ones, where that is another."""
         batch = trainer.datamodule.split(self.split)  # type: ignore[attr-defined]
-        module.mark_diverged(epoch)
+        module.mark_diverged(epoch if now is None else now)
         lost = [r for r, diverged in enumerate(module.diverged) if diverged is not None]
         try:
             with isolate_rng():
@@ -260,6 +263,8 @@ class AnalysisCallback(L.Callback):
             if arrays and (described := dict(self.describe())):
                 module.recorder.attributes[self.branch] = described
             for name, array in arrays.items():
+                if array.dims[0] not in ("replica", "dim_0"):
+                    raise AnalysisError(f"{name}: its first dimension is {array.dims[0]}, and must be replica")
                 dims = [str(dim) for dim in array.dims[1:]]
                 labels = {dim: array[dim].values for dim in dims if dim in array.coords}
                 attributes = {"long_name": self.long_names.get(name, "")} | {k: str(v) for k, v in array.attrs.items()}
@@ -406,6 +411,8 @@ def _join(measured: Mapping[int, Mapping[str, xr.DataArray]], replicas: int) -> 
             )
         if any(array.sizes != first.sizes for array in arrays.values()):
             raise AnalysisError(f"{name} has a different shape for different replicas")
+        if any(not array.coords.to_dataset().equals(first.coords.to_dataset()) for array in arrays.values()):
+            raise AnalysisError(f"{name} has other labels for different replicas")
         blank = np.full(first.shape, np.nan)
         values = np.stack([arrays[r].values if r in arrays else blank for r in range(replicas)])
         labels = {dim: first[dim] for dim in first.dims if dim in first.coords}

@@ -73,7 +73,7 @@ class FeatureCorrelationCallback(AnalysisCallback):
             shares = dominant_observable_shares(activations, observables)
             for name, values in {
                 "correlation": weighted_correlation(activations.unsqueeze(-3), observables),
-                "median_correlation": r.abs().nanmedian(-1).values,
+                "median_correlation": r.abs().nanquantile(0.5, dim=-1),
                 "neuron_share": shares.neurons,
                 "activation_share": shares.activation,
                 "constant_neurons": r.isnan().all(0).sum(),

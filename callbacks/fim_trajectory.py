@@ -231,7 +231,7 @@ class FIMTrajectoryCallback(AnalysisCallback):
             module.stack.each(measure_steps)
             return values
 
-        self._record(trainer, module, max(epoch - self._interval, 0), measure, once=False)
+        self._record(trainer, module, max(epoch - self._interval, 0), measure, once=False, now=epoch)
         self._last_epoch = epoch
 
     def _snapshot(self, module: LitClassifier, batch: Batch) -> Snapshot:

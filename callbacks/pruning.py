@@ -137,7 +137,7 @@ class PruningCallback(AnalysisCallback):
         if self.scheme == "single_layer" or (self.scheme == "fisher" and at_the_end):
             ranked = [name for name, p in network.named_parameters() if p.ndim >= 2 or self.scheme == "fisher"]
             layers += dict.fromkeys(name.rpartition(".")[0] for name in ranked)
-        fractions = torch.linspace(0, 1, count, dtype=torch.float64)
+        fractions = torch.arange(count, dtype=torch.float64) / (count - 1)  # .35 is .35: to be selected by
         scores = None if self.scores is None else self.scores(network, scored or batch)
         return {
             layer: pruning_curve(network, *batch, fractions, self.scheme, layer=layer, scores=scores)

@@ -18,7 +18,7 @@ from lit_grok.kernels.compiled import CompiledSteps
 from lit_grok.kernels.graphs import EpochGraph
 from lit_grok.measures.grokking import Outcome
 from lit_grok.metrics import ReplicaAccuracy
-from lit_grok.monitoring import LoggerConnector
+from lit_grok.monitoring import LoggerConnector, refuse_name
 from lit_grok.optimizers import ELEMENTWISE, Rowwise
 from lit_grok.recorder import EVALUATION, Recorder, outcomes, summarise
 from lit_grok.replicas import ReplicaStack
@@ -74,6 +74,7 @@ class LitClassifier(L.LightningModule):
         self._optimizer = optimizer
         self._finite = stack.flat.detach().clone()
         self._graph = EpochGraph()
+        self._logged: dict[str, str] = {}  # curve to the name that self.log was given
         #: The tensors of the last epoch, with what says whether they have been written to, and the examples in them.
         self._last: tuple[Tensor, Tensor, tuple[int, int], Examples | None] | None = None
 
@@ -251,6 +252,7 @@ class LitClassifier(L.LightningModule):
             UsageError: For what has no place on a curve over epochs; the message says what to do instead.
         """
         hook = self._current_fx_name
+        refuse_name(name, self._logged)
         if on_step:
             raise UsageError(
                 f"self.log({name!r}, on_step=True): a curve has one value an epoch, the mean; leave it out"

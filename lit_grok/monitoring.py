@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnector
 from torch import Tensor
 
-from lit_grok.recorder import EVALUATION
+from lit_grok.recorder import EVALUATION, RESERVED
 from lit_grok.schema import UsageError, spelled
 
 #: Over replicas, what is watched: the ending of the name, and how the number is found.
@@ -60,6 +60,27 @@ def logged(name: str) -> str:
         ('logged/lr', 'logged/my_metric_α')
     """
     return f"logged/{re.sub(r'[^0-9A-Za-z_]', lambda m: m[0] if m[0].isidentifier() else '_', name)}"
+
+
+def refuse_name(name: str, known: dict[str, str]) -> None:
+    """Refuse what ``self.log`` cannot record under a name of its own.
+
+    Args:
+        name: What is to be logged.
+        known: Curve to name, of what was logged before; it is added.
+
+    Raises:
+        UsageError: Where the name is that of an evaluation or of an axis, cannot be found by its attribute, or becomes
+            the same as another.
+    """
+    curve = logged(name)
+    variable = curve.partition("/")[2]
+    if name in MONITORED:
+        raise UsageError(f"self.log({name!r}): the evaluation has that name already; choose another")
+    if variable in RESERVED or not variable.isidentifier():
+        raise UsageError(f"self.log({name!r}): no name for a curve; begin with a letter, and not {', '.join(RESERVED)}")
+    if known.setdefault(curve, name) != name:
+        raise UsageError(f"self.log({name!r}): becomes {variable}, as {known[curve]!r} did; choose another")
 
 
 def over_replicas(curves: Mapping[str, np.ndarray], sound: Sequence[int]) -> dict[str, Tensor]:

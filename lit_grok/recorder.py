@@ -110,7 +110,7 @@ class Recorder:
             raise ValueError(
                 f"{name}: shape {array.shape} does not fit {len(self.replicas)} replicas and dimensions {tuple(dims)}"
             )
-        reserved = (_RESERVED & {variable, *dims}) | ((_RESERVED | _AT_THE_ROOT) & {branch})
+        reserved = ({*RESERVED} & {variable, *dims}) | (({*RESERVED, *_AT_THE_ROOT} - {"logged"}) & {branch})
         if reserved:
             raise ValueError(f"{name}: {', '.join(sorted(reserved))}: taken; choose another name")
         for dim, size in zip(dims, array.shape[1:], strict=True):
@@ -202,6 +202,7 @@ class Recorder:
             },
             attrs=self.attributes.get(""),
         )
+        root["epochs"] = ("replica", [self.last_epoch] * len(self.replicas), {"long_name": "last epoch measured"})
         if outcomes is not None:
             root["status"] = (
                 "replica",
@@ -288,7 +289,7 @@ def check_branch(name: str) -> None:
         raise ValueError(
             f"callbacks.{name}: the results have a branch of that name: letters, digits and underscores only"
         )
-    if name in _RESERVED | _AT_THE_ROOT:
+    if name in {*RESERVED, *_AT_THE_ROOT}:
         raise ValueError(f"callbacks.{name}: the results have something else of that name; choose another")
 
 
@@ -298,8 +299,8 @@ _TIMES = {
     "t_grok": "t_test − t_train",
 }
 
-_RESERVED = {"replica", "epoch", *REPLICA_KEYS}
-_AT_THE_ROOT = {"status", *_TIMES}
+RESERVED = ("replica", "epoch", *REPLICA_KEYS)
+_AT_THE_ROOT = {"status", "epochs", "logged", *_TIMES, *dir(xr.DataTree)}
 
 _REPLICA_ATTRIBUTES = {
     "init_scale": {"long_name": "scale of the initial weights"},

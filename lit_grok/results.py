@@ -135,6 +135,7 @@ def open_runs(pattern: str | Path, *branches: str) -> xr.DataTree:
     configs = [_flatten(read_config(directory)) for directory in directories]
     varying = _varying(configs)
     parts: dict[str, list[xr.Dataset]] = {}
+    ends: dict[str, list[int]] = {}
     there: set[str] = set()
     first = 0
     for directory, config in zip(directories, configs, strict=True):
@@ -147,15 +148,37 @@ def open_runs(pattern: str | Path, *branches: str) -> xr.DataTree:
         for name, branch in tree.children.items():
             numbered = branch.to_dataset(inherit=False).assign_coords(replica=np.arange(first, first + size))
             parts.setdefault(name, []).append(numbered)
+            ends.setdefault(name, []).append(int(root.epochs.max()))
         first += size
     if unknown := [branch for branch in branches if branch not in there]:
         raise KeyError(f"no run has a branch {', '.join(unknown)}; there are: {', '.join(sorted(there))}")
     options: Any = {"dim": "replica", "join": "outer", "combine_attrs": "drop_conflicts"}
-    merged = {name: xr.concat(several, **options) for name, several in parts.items()}
+    merged = {
+        name: xr.concat(_alike(several, ends[name]) if name in ends else several, **options)
+        for name, several in parts.items()
+    }
     for name, part in merged.items():
         if name != "/":  # a run that lacks it has NaN there
             merged[name] = part.reindex(replica=np.arange(first)).drop_vars("replica")
     return index_replicas(xr.DataTree.from_dict(merged), also=varying)
+
+
+def _alike(parts: Sequence[xr.Dataset], ends: Sequence[int]) -> list[xr.Dataset]:
+    """The parts of one branch, so that they can stand side by side.
+
+    What one run measured once, at its end, and another on a cadence is put at the last epoch of the former; of a
+    dimension without labels, such as ``neuron``, the shorter ones are filled up with NaN.
+    """
+    curves = {name for part in parts for name, variable in part.data_vars.items() if "epoch" in variable.dims}
+    lengths = {dim: max(p.sizes.get(dim, 0) for p in parts) for part in parts for dim in part.dims}
+    found = []
+    for part, end in zip(parts, ends, strict=True):
+        once = [name for name in curves & set(part.data_vars) if "epoch" not in part[name].dims]
+        if once:
+            part = part.assign({name: part[name].expand_dims(epoch=[end], axis=1) for name in once})
+        missing = {dim: (0, lengths[dim] - n) for dim, n in part.sizes.items() if dim not in part.coords}
+        found.append(part.pad(missing) if any(after for _, after in missing.values()) else part)
+    return found
 
 
 def _varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:

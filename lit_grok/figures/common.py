@@ -39,17 +39,35 @@ def groups(run: xr.DataTree) -> list[Group]:
     Returns:
         The groups, by growing init_scale; a single one has no label.
     """
-    scales, decays = (np.atleast_1d(run.coords[name].values) for name in ("init_scale", "weight_decay"))
+    scales = np.atleast_1d(run.coords["init_scale"].values)
+    others = _others(run)
+    kinds = list(dict.fromkeys(others))
     found = []
     palette = _colours(len(np.unique(scales)))
     for scale, colour in zip(np.unique(scales), palette, strict=True):
-        for i, decay in enumerate(np.unique(decays)):
-            members = np.flatnonzero((scales == scale) & (decays == decay))
-            parts = [f"init_scale {scale:g}"] * (len(palette) > 1)
-            parts += [f"weight decay {decay:g}"] * (len(np.unique(decays)) > 1)
+        for i, kind in enumerate(kinds):
+            members = np.flatnonzero([s == scale and other == kind for s, other in zip(scales, others, strict=True)])
+            parts = [f"init_scale {scale:.15g}"] * (len(palette) > 1) + [kind] * (len(kinds) > 1)
             if len(members):
                 found.append(Group(", ".join(parts), colour, STYLES[i % len(STYLES)], members))
     return found
+
+
+def _others(run: xr.DataTree) -> list[str]:
+    """What tells each replica from others of its init_scale, but for seeds: weight decay, and what runs vary."""
+    index = run.to_dataset().indexes.get("replica")
+    levels = [str(name) for name in getattr(index, "names", ()) if name != "replica"]
+    skipped = ("init_scale", "seed", "seed_init", "seed_data", "seed_order", "run_dir")
+    columns = {
+        name.replace("_", " "): [
+            f"{v:.15g}" if isinstance(v, float) else str(v) for v in np.atleast_1d(run.coords[name])
+        ]
+        for name in dict.fromkeys(["weight_decay", *levels])
+        if name not in skipped
+    }
+    varying = {name: values for name, values in columns.items() if len(set(values)) > 1}
+    count = np.atleast_1d(run.coords["init_scale"].values).size
+    return [", ".join(f"{name} {values[r]}" for name, values in varying.items()) for r in range(count)]
 
 
 def _colours(count: int) -> list:
@@ -64,13 +82,16 @@ def heading(run: xr.DataTree, shown: str = "mean and range") -> str:
         run: What ``open_run`` gives.
         shown: What is drawn of several seeds.
     """
-    scales, decays, seeds = (
-        np.unique(np.atleast_1d(run.coords[name].values)) for name in ("init_scale", "weight_decay", "seed")
-    )
+    scales, decays = (np.unique(np.atleast_1d(run.coords[name].values)) for name in ("init_scale", "weight_decay"))
+    seeds = np.atleast_1d(run.coords["seed"].values)
+    counts = sorted({len(group.replicas) for group in groups(run)})
     parts = [str(run.attrs.get("title", run.attrs.get("task", "")))]
-    parts += [f"init_scale {scales[0]:g}"] * (len(scales) == 1)
-    parts += [f"weight decay {decays[0]:g}"] * (len(decays) == 1)
-    parts.append(f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds: {shown}".removesuffix(": "))
+    parts += [f"init_scale {scales[0]:.15g}"] * (len(scales) == 1)
+    parts += [f"weight decay {decays[0]:.15g}"] * (len(decays) == 1)
+    if counts == [1] and len(set(seeds)) == 1:
+        parts.append(f"seed {seeds[0]}")
+    else:
+        parts.append(f"{'–'.join(map(str, (counts[0], counts[-1])[: len(counts)]))} seeds: {shown}".removesuffix(": "))
     return ", ".join(part for part in parts if part)
 
 

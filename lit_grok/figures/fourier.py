@@ -110,7 +110,7 @@ def ipr_development(run: xr.DataTree, branch: str) -> Figure:
         for name, style, handle in list(styles(run, ["mean", *results["set"].values]))[1:]:
             curve(ratio, run, results.set_ipr.sel(set=name), linewidth=0.8, marker="", **style)
             handles.append(handle)
-    curve(dead, run, results.dead_neurons.sum("set"))
+    curve(dead, run, results.dead_neurons.sum("set", skipna=False))
     ratio.set(ylabel="mean IPR", ylim=(0, None))
     dead.set_ylabel("dead neurons")
     count_axis(dead)
