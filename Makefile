@@ -36,6 +36,7 @@ $(STAMP): requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	$(BIN)/python -c 'import pathlib, site; pathlib.Path(site.getsitepackages()[0], "lit_grok.pth").write_text("$(CURDIR)\n")'
 	touch $@
 
 clean:

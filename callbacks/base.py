@@ -109,7 +109,7 @@ class AnalysisCallback(L.Callback):
         """
         return {}
 
-    def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
+    def draw(self, run: xr.DataTree) -> Mapping[str, Figure] | Figure:
         """Draw what was measured, of all replicas at once; by default nothing.
 
         Args:
@@ -117,8 +117,8 @@ class AnalysisCallback(L.Callback):
                 ``run[self.branch]``, and is missing where nothing could be measured.
 
         Returns:
-            Name to figure; saved as ``figures/NAME.png`` and ``.pdf`` in the run's directory, where NAME is that of
-            the branch and, unless it is empty, what is given here: ``pruning_development``. In W&B too.
+            A figure, or name to figure; saved as ``figures/NAME.png`` and ``.pdf`` in the run's directory, where NAME is
+            that of the branch and, unless it is empty, what is given here: ``pruning_development``. In W&B too.
         """
         return {}
 
@@ -363,7 +363,8 @@ def save_figures(
             continue
         name = callback.branch
         try:
-            for suffix, figure in callback.draw(run).items():
+            drawn = callback.draw(run)
+            for suffix, figure in ({"": drawn} if isinstance(drawn, Figure) else drawn).items():
                 name = f"{callback.branch}_{suffix}" if suffix else callback.branch
                 for kind in ("pdf", "png"):
                     picture = io.BytesIO()
@@ -373,6 +374,7 @@ def save_figures(
                     loggers[0].log_image(f"{callback.branch}/{suffix or 'figure'}", [str(directory / f"{name}.png")])
         except Exception as error:  # what was measured must not be lost to a picture
             log.warning("figures/%s was not drawn (%s: %s)", name, type(error).__name__, error)
+            log.debug("where that was:", exc_info=error)  # for train.log
 
 
 def _array(name: str, value: Any) -> xr.DataArray:

@@ -152,12 +152,12 @@ class Undrawable(Constant):
 class Logs(L.Callback):
     """Logs a value in a hook: the epochs completed at its end, in a step a number of its own."""
 
-    def __init__(self, hook="on_train_epoch_end", every=1, values=1, **options):
+    def __init__(self, hook="on_train_epoch_end", every=1, values=1, name="mine", **options):
         def log(trainer, pl_module, *args):
             epoch = trainer.current_epoch + 1
             if epoch % every == 0:
                 value = float(epoch * (1 + args[-1]) if args else epoch)
-                self.log("mine", torch.full((values,), value) if values > 1 else value, **options)
+                self.log(name, torch.full((values,), value) if values > 1 else value, **options)
 
         setattr(self, hook, log)
 

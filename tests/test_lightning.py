@@ -177,3 +177,12 @@ def test_the_learning_rate_without_a_logger(command):
         result.err == "error: callbacks.lr: it logs, and logger=none keeps nothing; choose logger=csv or logger=wandb\n"
     )
     assert not (command.folder / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["test_loss", "epoch", "seed", "2nd"])
+def test_a_name_that_is_no_curve_of_its_own_is_refused_in_one_sentence(command, name):
+    logs = f"+callbacks.logs={{_target_: tests.helpers.Logs, name: {name}}}"
+    result = command(*command.MOD_ADD, logs, "run_dir=run")
+    assert result.code == 2
+    assert f"self.log('{name}'): " in result.err
+    assert len(result.err.splitlines()) == 1

@@ -374,3 +374,21 @@ def test_a_run_of_any_length_ends_well_with_all_analyses(command, epochs):
 @pytest.mark.parametrize("epochs", [1, 2, 199, 200, 201, 401])
 def test_an_ising_run_of_any_length_ends_well_with_all_analyses(command, epochs):
     command.ising("callbacks=ising", f"epochs={epochs}", "log_every=100", "batch_size=20")
+
+
+def test_other_labels_for_other_replicas_are_refused():
+    arrays = {r: {"x": xr.DataArray([1.0, 2.0], {"layer": ["a", f"b{r}"]}, "layer")} for r in range(2)}
+    with pytest.raises(AnalysisError, match="x has other labels for different replicas"):
+        _join(arrays, 2)
+
+
+def test_the_first_dimension_is_the_replica(command, monkeypatch):
+    wrong = xr.DataArray(np.ones((2, 2)), dims=("layer", "thing"))
+    monkeypatch.setattr("tests.helpers.Constant.measure_replicas", lambda *_: {"x": wrong})
+    with pytest.raises(AnalysisError, match="x: its first dimension is layer, and must be replica"):
+        command(*command.MOD_ADD, "run_dir=run", "seed=0:2", CONSTANT)
+
+
+def test_one_figure_need_not_have_a_name(command, monkeypatch):
+    monkeypatch.setattr("tests.helpers.Constant.draw", lambda self, run: Figure(), raising=False)
+    assert (command.mod_add(CONSTANT) / "figures" / "constant.png").exists()

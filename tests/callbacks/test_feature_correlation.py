@@ -109,3 +109,14 @@ def test_replicas_have_their_own_test_sets(command):
     assert not np.array_equal(energies[0], energies[1])
     energy = run.features.correlation.sel(layer="fc1", observable="energy")
     assert energy.dropna("epoch").epoch.values.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_median_of_two_neurons_lies_between_them():
+    class Two(Probes):
+        def preactivations(self, inputs):
+            return {"probe": super().preactivations(inputs)["probe"][:, [0, 2]]}
+
+    inputs = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    values = FeatureCorrelationCallback().measure(Two(), (inputs, torch.zeros(40)))
+    r = abs(np.corrcoef(inputs[:, 0], inputs[:, 1])[0, 1])
+    assert values["median_correlation"].sel(observable="x").item() == pytest.approx((1 + r) / 2, abs=1e-6)

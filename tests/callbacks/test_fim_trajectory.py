@@ -1,3 +1,4 @@
+import json
 import shutil
 import sys
 import textwrap
@@ -403,3 +404,11 @@ def test_figures_of_one_replica_and_of_many(command):
 def test_figures_survive_what_was_never_measured(command):
     results = open_run(command.mod_add(*fim(every=1), "learning_rate=0", "init_scale=0"))
     trajectory(results, "fim", "classif_logits").canvas.draw()
+
+
+def test_a_divergence_is_dated_when_it_is_seen(command):
+    poison = "+callbacks.poison={_target_:tests.helpers.Poison,epoch:11,replica:1}"
+    run = command.mod_add(*fim(every=6), "seed=0:2", "epochs=24", "log_every=10", poison)
+    (_, record), results = json.loads((run / "summary.json").read_text()), open_run(run)
+    assert record["status"] == "diverged"
+    assert record["test_accuracy"] == results.evaluation.test_accuracy.sel(seed=1, epoch=10).item()

@@ -153,3 +153,8 @@ def test_a_young_network_is_no_reason_for_a_warning(command):
     )
     assert open_run(run_dir).pruning.kept_share.isnull().all()
     assert "NaN" not in (run_dir / "train.log").read_text()
+
+
+def test_fractions_are_the_numbers_they_are_called(network):
+    accuracy = PruningCallback(fractions=101).measure_final(network, BATCH)["accuracy"]
+    assert all(accuracy.sel(fraction=k / 100).size == 1 for k in range(101))

@@ -300,3 +300,14 @@ def test_a_layer_without_a_live_neuron_has_no_mark(recwarn):
         run.features[name].loc[{"layer": "fc1"}] = np.nan
     FIGURES["correlation_layers"](run)
     assert not [warning for warning in recwarn if "slice" in str(warning.message)]
+
+
+def test_a_replica_that_diverged_has_no_number_of_dead_neurons():
+    run = tree(scales=(1.0,), seeds=2, diverged=(0,))
+    dead = FIGURES["ipr_development"](run).axes[2]
+    np.testing.assert_allclose(dead.lines[0].get_ydata(), run.ipr.dead_neurons.sum("set").values[1])
+
+
+def test_what_several_runs_vary_is_told_apart():
+    run = tree(scales=(1.0,), seeds=2, decays=(1e-4, 1.0000001e-4))
+    assert [group.label for group in groups(run)] == ["weight decay 0.0001", "weight decay 0.00010000001"]

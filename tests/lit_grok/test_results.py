@@ -614,3 +614,30 @@ def test_index_replicas_keeps_every_value():
     indexed = index_replicas(recorder.tree())
     for r, ours in enumerate(PRODUCT):
         assert indexed.a.x.sel(init_scale=ours["init_scale"], seed=ours["seed"]).item() == r
+
+
+# Runs that were measured differently
+
+
+def recorded(folder, *entries, hidden=3):
+    recorder = Recorder([replica(1.0)])
+    for name, values, epoch, dims in entries:
+        recorder.add(name, values, epoch, dims)
+    folder.mkdir()
+    write_config(folder, {"task": "toy", "hidden": hidden})
+    write_results(folder, recorder.tree(), {})
+
+
+def test_what_one_run_measured_once_stands_at_its_last_epoch_beside_the_curve_of_another(tmp_path):
+    recorded(tmp_path / "a", ("ipr/mean_ipr", [0.5], None, []), ("evaluation/x", [1.0], 8, []))
+    recorded(tmp_path / "b", ("ipr/mean_ipr", [0.1], 0, []), ("ipr/mean_ipr", [0.2], 4, []), hidden=4)
+    found = lit_grok.open_runs(tmp_path / "*").ipr.mean_ipr
+    assert found.epoch.values.tolist() == [0, 4, 8]
+    np.testing.assert_array_equal(found.values, [[np.nan, np.nan, 0.5], [0.1, 0.2, np.nan]])
+
+
+def test_layers_of_other_widths_are_filled_up(tmp_path):
+    for name, width in (("a", 2), ("b", 3)):
+        recorded(tmp_path / name, ("ipr/neuron_ipr", np.ones((1, width)), None, ["neuron"]), hidden=width)
+    found = lit_grok.open_runs(tmp_path / "*").ipr.neuron_ipr
+    np.testing.assert_array_equal(found.values, [[1, 1, np.nan], [1, 1, 1]])
