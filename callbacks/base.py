@@ -117,8 +117,8 @@ class AnalysisCallback(L.Callback):
                 ``run[self.branch]``, and is missing where nothing could be measured.
 
         Returns:
-            A figure, or name to figure; saved as ``figures/NAME.png`` and ``.pdf`` in the run's directory, where NAME is
-            that of the branch and, unless it is empty, what is given here: ``pruning_development``. In W&B too.
+            A figure, or name to figure; saved as ``figures/NAME.png`` and ``.pdf`` in the run's directory, where NAME
+            is that of the branch and, unless it is empty, what is given here: ``pruning_development``. In W&B too.
         """
         return {}
 
