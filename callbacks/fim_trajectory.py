@@ -237,9 +237,7 @@ class FIMTrajectoryCallback(AnalysisCallback):
     def _snapshot(self, module: LitClassifier, batch: Batch) -> Snapshot:
         """Parameters and Fisher diagonals of all replicas; NaN for those that diverged."""
         inputs = batch[0][:, : self.inputs]
-        networks = module.stack.networks
-        shape = len(networks), sum(p.numel() for p in networks[0].parameters())
-        snapshot = {name: torch.empty(shape) for name in ("position", *self.variants)}
+        snapshot = {name: torch.empty(self._shape) for name in ("position", *self.variants)}
 
         def measure(r: int) -> None:
             network = module.stack.copy(r)
@@ -247,7 +245,7 @@ class FIMTrajectoryCallback(AnalysisCallback):
             for variant in self.variants:
                 snapshot[variant][r] = fisher_diagonal(network, inputs[r], variant)
 
-        for r in set(range(len(networks))) - set(module.sound):
+        for r in set(range(self._shape[0])) - set(module.sound):
             for rows in snapshot.values():
                 rows[r] = torch.nan
         module.stack.each(measure, module.sound)

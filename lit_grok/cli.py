@@ -460,7 +460,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     for name, header in columns.items():
         found.add_column(header, justify="left" if name == "status" else "right", no_wrap=True)
     for record in records:
-        found.add_row(*[_cell(name, record[name]) for name in columns])
+        found.add_row(*[cell(name, record[name]) for name in columns])
     Console(file=(text := StringIO()), width=1000).print(found)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
@@ -480,7 +480,8 @@ def longer(records: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _cell(name: str, value: Any) -> str:
+def cell(name: str, value: Any) -> str:
+    """A number of a record as a table shows it: accuracies to three places, nothing as a dash."""
     if value is None:
         return "–"
     return f"{value:{'.3f' if name.endswith('accuracy') else '.4g'}}" if isinstance(value, float) else str(value)

@@ -110,7 +110,7 @@ class Recorder:
             raise ValueError(
                 f"{name}: shape {array.shape} does not fit {len(self.replicas)} replicas and dimensions {tuple(dims)}"
             )
-        reserved = ({*RESERVED} & {variable, *dims}) | (({*RESERVED, *_AT_THE_ROOT} - {"logged"}) & {branch})
+        reserved = (_TAKEN & {variable, *dims}) | ((_TAKEN_BRANCHES - {"logged"}) & {branch})
         if reserved:
             raise ValueError(f"{name}: {', '.join(sorted(reserved))}: taken; choose another name")
         for dim, size in zip(dims, array.shape[1:], strict=True):
@@ -289,7 +289,7 @@ def check_branch(name: str) -> None:
         raise ValueError(
             f"callbacks.{name}: the results have a branch of that name: letters, digits and underscores only"
         )
-    if name in {*RESERVED, *_AT_THE_ROOT}:
+    if name in _TAKEN_BRANCHES:
         raise ValueError(f"callbacks.{name}: the results have something else of that name; choose another")
 
 
@@ -300,7 +300,8 @@ _TIMES = {
 }
 
 RESERVED = ("replica", "epoch", *REPLICA_KEYS)
-_AT_THE_ROOT = {"status", "epochs", "logged", *_TIMES, *dir(xr.DataTree)}
+_TAKEN = frozenset(RESERVED)
+_TAKEN_BRANCHES = _TAKEN | {"status", "epochs", "logged", *_TIMES, *dir(xr.DataTree)}
 
 _REPLICA_ATTRIBUTES = {
     "init_scale": {"long_name": "scale of the initial weights"},
@@ -322,10 +323,11 @@ def outcomes(
     Returns:
         One outcome per replica.
     """
+    curves = _curves(recorder, "train_accuracy", "test_accuracy", "weight_norm")
     found = []
     for r, end in enumerate(diverged):
-        epochs, train = _sound(recorder, "train_accuracy", r, end)
-        test, norm = (_sound(recorder, name, r, end)[1] for name in ("test_accuracy", "weight_norm"))
+        epochs, train = _sound(curves["train_accuracy"], r, end)
+        test, norm = (_sound(curves[name], r, end)[1] for name in ("test_accuracy", "weight_norm"))
         options = {"chance": chance, "generalisation": generalisation}
         found.append(outcome(epochs, train, test, norm, diverged=end is not None, **options))
     return found
@@ -357,12 +359,13 @@ def summarise(
         weight norm are those of its last sound evaluation, as its weights are.
     """
     judged = outcomes(recorder, chance=chance, generalisation=generalisation, diverged=diverged)
+    curves = _curves(recorder, *EVALUATION)
     records = []
     for r, (replica, found) in enumerate(zip(recorder.replicas, judged, strict=True)):
         record = {"task": task, **replica, "status": found.status, "grokked": found.status == "grokked"}
         record |= {"t_train": found.t_train, "t_test": found.t_test, "t_grok": found.t_grok, "epochs": epochs}
         for name in EVALUATION:
-            _, values = _sound(recorder, name, r, diverged[r])
+            _, values = _sound(curves[name], r, diverged[r])
             record[name] = float(values[-1]) if values.size else None
             if name.endswith("accuracy"):
                 record[f"max_{name}"] = float(values.max()) if values.size else None
@@ -371,8 +374,13 @@ def summarise(
     return records
 
 
-def _sound(recorder: Recorder, name: str, replica: int, diverged: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs (n,) and values (n,) of one curve of one replica, up to its divergence."""
-    epochs, values = recorder.curve(f"evaluation/{name}")
+def _curves(recorder: Recorder, *names: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Epochs (n,) and values (n, R) of curves of the evaluation; each is a copy, made once for all replicas."""
+    return {name: recorder.curve(f"evaluation/{name}") for name in names}
+
+
+def _sound(curve: tuple[np.ndarray, np.ndarray], replica: int, diverged: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs (n,) and values (n,) of one replica, up to its divergence."""
+    epochs, values = curve
     sound = slice(None) if diverged is None else epochs < diverged
     return epochs[sound], values[sound, replica]

@@ -17,8 +17,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from lit_grok.cli import cell
 from lit_grok.files import ReadError, WriteError, reading, write
-from lit_grok.results import CONFIG, SUMMARY, open_run, read_config
+from lit_grok.results import CONFIG, SUMMARY, leaves, open_run, read_config
 from lit_grok.schema import spelled
 
 log = logging.getLogger("lit_grok")
@@ -190,17 +191,9 @@ def _table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     header = "<th>run</th>" * before + "".join(f"<th>{escape(_COLUMNS[name])}</th>" for name in names)
     lines = []
     for first, record in rows:
-        cells = "".join(f"<td>{escape(_cell(name, record.get(name)))}</td>" for name in names)
+        cells = "".join(f"<td>{escape(cell(name, record.get(name)))}</td>" for name in names)
         lines.append(f"<tr>{f'<td>{first}</td>' * before}{cells}</tr>")
     return f'<div class="wide"><table>\n<tr>{header}</tr>\n{chr(10).join(lines)}\n</table></div>'
-
-
-def _cell(name: str, value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.3f}" if name.endswith("accuracy") else f"{value:.4g}"
-    return str(value)
 
 
 def _figures(run_dir: Path, branches: Sequence[str]) -> dict[str, list[Path]]:
@@ -258,19 +251,11 @@ def differences(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[
         >>> differences({"P": 97, "network": {"P": 97, "hidden": [64]}}, defaults)
         {'P': (97, 113), 'network.hidden': ([64], [512])}
     """
-    here, there = dict(_leaves(config)), dict(_leaves(defaults))
+    here, there = dict(leaves(config)), dict(leaves(defaults))
     both = {key: (here.get(key, ...), there.get(key, ...)) for key in {**here, **there}}
     differ = {key: pair for key, pair in both.items() if pair[0] != pair[1] and not key.startswith(_ELSEWHERE)}
     top = [pair for key, pair in differ.items() if "." not in key]
     return {key: pair for key, pair in differ.items() if "." not in key or pair not in top}
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _typed(value: Any) -> str:

@@ -18,7 +18,7 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -399,11 +399,24 @@ def _load(group: netCDF4.Dataset, path: Path) -> xr.Dataset:
     return lazy.load()
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything in nested mappings by its dotted key; a mapping without entries counts as a value.
+
+    Example:
+        >>> dict(leaves({"P": 113, "network": {"hidden": [512]}}))
+        {'P': 113, 'network.hidden': [512]}
+    """
     for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, str | int | float | None) else str(value)
-    return flat
+            yield f"{prefix}{key}", value
+
+
+def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves, as what a coordinate can hold."""
+    return {
+        key: value if isinstance(value, str | int | float | None) else str(value)
+        for key, value in leaves(tree)
+        if not isinstance(value, Mapping)
+    }

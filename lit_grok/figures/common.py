@@ -291,7 +291,5 @@ def count_axis(axes: Axes) -> None:
 
 def has(run: xr.DataTree, branch: str, name: str, *dims: str) -> bool:
     """Whether a branch holds anything finite under this name, along these dimensions."""
-    if branch not in run.children or name not in measured(run, branch):
-        return False
-    array = measured(run, branch)[name]
-    return set(dims) <= set(array.dims) and bool(np.isfinite(array.values).any())
+    results = measured(run, branch) if branch in run.children else {}
+    return name in results and set(dims) <= set(results[name].dims) and bool(np.isfinite(results[name].values).any())

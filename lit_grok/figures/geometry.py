@@ -1,6 +1,6 @@
 """The geometry of the training: Figures 8, 20 and 31 to 34 of arXiv 2502.01739."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,7 @@ def trajectory(run: xr.DataTree, branch: str, variant: str) -> Figure:
 def _cosines(
     axes: Axes, run: xr.DataTree, values: xr.DataArray, label: str, style: Mapping[str, Any] | None = None
 ) -> None:
-    _smoothed(axes, run, values, style, lambda v: v)
+    _smoothed(axes, run, values, style)
     axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     axes.set(ylabel=label, ylim=(-1.05, 1.05))
 
@@ -99,7 +99,7 @@ def _cosines(
 def _lengths(
     axes: Axes, run: xr.DataTree, values: xr.DataArray, label: str, style: Mapping[str, Any] | None = None
 ) -> None:
-    _smoothed(axes, run, values, style, lambda v: np.where(v > 0, v, np.nan))
+    _smoothed(axes, run, values.where(values > 0), style)
     axes.set_ylabel(label)
     if axes.lines:
         log_axis(axes)
@@ -110,20 +110,18 @@ def _gradients(axes: Axes, run: xr.DataTree, values: xr.DataArray) -> None:
     if values.sizes["epoch"] < 2:
         return
     found = values.copy(data=np.gradient(values.values, values.epoch.values, axis=values.get_axis_num("epoch")))
-    _smoothed(axes, run, found, None, lambda v: v)
+    _smoothed(axes, run, found, None)
     axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     sizes = np.abs(found.values[np.isfinite(found.values) & (found.values != 0)])
     axes.set_yscale("symlog", linthresh=10 ** np.ceil(np.log10(np.median(sizes))) if sizes.size else 1.0)
     axes.set_ylabel(r"$\mathrm{d}|s_e|\,/\,\mathrm{d}e$")
 
 
-def _smoothed(
-    axes: Axes, run: xr.DataTree, values: xr.DataArray, style: Mapping[str, Any] | None, keep: Callable
-) -> None:
+def _smoothed(axes: Axes, run: xr.DataTree, values: xr.DataArray, style: Mapping[str, Any] | None) -> None:
     """Faint as measured, bold its running median."""
     epochs = values.epoch.values
     for group in groups(run):
-        each = keep(rows(values, group).astype(float))
+        each = rows(values, group).astype(float)
         if not np.isfinite(each).any():
             continue
         own = dict(style or {})
