@@ -1,0 +1,173 @@
+"""The runs that studies need: described as command lines, found by what they resolve to, trained where they are missing.
+
+A sweep is one command line of train.py without seed; a run is that sweep with one seed, all its init_scales side by side.
+A run's directory is named by a digest of its resolved configuration, less where it is written and how it is watched: two
+studies that ask for the same training find the same directory, and a default that changes asks for a new one.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from lit_grok.results import CHECKPOINT, PREVIOUS_CHECKPOINT, finished
+
+TRAIN = Path(__file__).parents[1] / "train.py"
+CONFIG_DIR = TRAIN.parent / "configs"
+
+#: What a run is written to and watched by, and how fast: no difference between what two runs find.
+_ELSEWHERE = ("run_dir", "resume", "dry_run", "threads", "accelerator", "checkpoint_every", "logger")
+_DIGITS = 10
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Every init_scale of one setting, to be trained with several seeds.
+
+    Args:
+        name: How studies call it.
+        task: The task.
+        init_scales: Trained side by side.
+        overrides: What else the command line says.
+    """
+
+    name: str
+    task: str
+    init_scales: tuple[float, ...]
+    overrides: tuple[str, ...] = ()
+
+    def run(self, seed: int) -> "Run":
+        """The run of one seed."""
+        scales = ",".join(f"{scale:g}" for scale in self.init_scales)
+        return Run(self, seed, (f"task={self.task}", f"init_scale=[{scales}]", f"seed={seed}", *self.overrides))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a sweep with one seed."""
+
+    sweep: Sweep
+    seed: int
+    overrides: tuple[str, ...]
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration, but for what makes no difference to what is found."""
+        config = _resolve(self.overrides)
+        for key in _ELSEWHERE:
+            config.pop(key)
+        del config["trainer"]["default_root_dir"], config["trainer"]["accelerator"]
+        del config["callbacks"]["checkpoint"]
+        return config
+
+    @property
+    def epochs(self) -> int:
+        """How long it trains."""
+        return int(self.config["epochs"])
+
+    @cached_property
+    def name(self) -> str:
+        """Its directory's name: the task, the seed and a digest of the configuration."""
+        canonical = json.dumps(self.config, sort_keys=True, default=str)
+        digest = hashlib.sha256(canonical.encode()).hexdigest()[:_DIGITS]
+        return f"{self.sweep.task}-seed{self.seed}-{digest}"
+
+    def command(self, root: Path) -> list[str]:
+        """What trains it, or goes on with what a kill has left."""
+        directory = root / self.name
+        start = [sys.executable, str(TRAIN)]
+        if _has_checkpoint(directory):
+            return [*start, f"resume={directory}", "threads=1"]
+        return [*start, *self.overrides, f"run_dir={directory}", "logger=none", "threads=1"]
+
+    @property
+    def typed(self) -> str:
+        """The command as one would type it."""
+        return shlex.join(["python", "train.py", *self.overrides])
+
+    def complete(self, root: Path) -> bool:
+        """Whether it has ended, with results and a summary."""
+        return bool(finished(root / self.name, self.epochs))
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> str:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return OmegaConf.to_yaml(compose("train", [*overrides, "run_dir=runs"]), resolve=True)
+
+
+def _resolve(overrides: tuple[str, ...]) -> dict[str, Any]:
+    found: Any = OmegaConf.to_container(OmegaConf.create(_composed(overrides)))
+    return found
+
+
+def _has_checkpoint(directory: Path) -> bool:
+    return any((directory / name).exists() for name in (CHECKPOINT, PREVIOUS_CHECKPOINT))
+
+
+def train_one(run: Run, root: Path) -> str | None:
+    """Train one run, or go on with what a kill has left of it; another process that trains it is waited for.
+
+    Args:
+        run: Which.
+        root: Where runs are.
+
+    Returns:
+        None where it is complete, else why it is not: the last line that the training said.
+    """
+    with _alone(root / f".{run.name}.lock") as lock:
+        if run.complete(root):
+            return None
+        directory = root / run.name
+        if directory.exists() and not _has_checkpoint(directory):
+            shutil.rmtree(directory)
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        # The training inherits the lock: it holds it even where what has started it is killed.
+        found = subprocess.run(
+            run.command(root), stdin=subprocess.DEVNULL, capture_output=True, text=True, pass_fds=[lock],
+            env=environment, check=False,
+        )  # fmt: skip
+        if run.complete(root):
+            return None
+        said = [line for line in (found.stderr or found.stdout).splitlines() if line.strip()]
+        return said[-1] if said else f"it ended with exit code {found.returncode} and said nothing"
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[int]:
+    """Hold a lock that dies with the last process that has the file open."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+    finally:
+        os.close(file)
+
+
+def train_here(runs: Iterable[Run], root: Path, jobs: int, ended: Callable[[Run, str | None], None]) -> None:
+    """Train runs on this machine, so many at a time, one thread each.
+
+    Args:
+        runs: Those that are missing.
+        root: Where runs are.
+        jobs: How many at a time.
+        ended: Called with each run when it has ended, and with what `train_one` says of it.
+    """
+    with ThreadPoolExecutor(jobs) as pool:
+        for run, failure in pool.map(lambda run: (run, train_one(run, root)), runs):
+            ended(run, failure)
