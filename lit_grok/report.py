@@ -76,7 +76,7 @@ def write_report(run_dir: str | Path, defaults: Mapping[str, Any] | None = None)
     run_dir = Path(run_dir)
     title, body = _run(run_dir, "", defaults)
     page = run_dir / REPORT
-    write(page, _page(title, f"<h1>{escape(title)}</h1>\n{body}"))
+    write(page, html_page(title, f"<h1>{escape(title)}</h1>\n{body}"))
     return page
 
 
@@ -104,7 +104,7 @@ def write_overview(run_dirs: Sequence[str | Path], page: str | Path) -> Path:
         rows += [(link, record) for record in _records(directory)] or [(link, {"status": "not ended"})]
         bodies.append(f'<h2 id="{anchor}">{escape(directory.name)}: {escape(title)}</h2>\n{body}')
     title = f"{len(directories)} runs"
-    write(page, _page(title, "\n".join([f"<h1>{title}</h1>", _table(rows), *bodies])))
+    write(page, html_page(title, "\n".join([f"<h1>{title}</h1>", _table(rows), *bodies])))
     return Path(page)
 
 
@@ -206,13 +206,23 @@ def _figures(run_dir: Path, branches: Sequence[str]) -> dict[str, list[Path]]:
 
 
 def _figure(path: Path) -> str:
-    """A picture inside the page."""
-    name, content = escape(path.stem), path.read_bytes()
+    """The picture of a file, if it is one."""
+    content = path.read_bytes()
     if not content.startswith(_PNG):
-        return f'<p class="small">{name}: {escape(path.name)} is damaged, or no PNG.</p>'
-    data = base64.b64encode(content).decode()
-    image = f'<img src="data:image/png;base64,{data}" alt="{name}" loading="lazy">'
-    return f"<figure>{image}<figcaption>{name}</figcaption></figure>"
+        return f'<p class="small">{escape(path.stem)}: {escape(path.name)} is damaged, or no PNG.</p>'
+    return picture(path.stem, content)
+
+
+def picture(name: str, png: bytes) -> str:
+    """A picture inside a page.
+
+    Args:
+        name: What is written below it.
+        png: The content of a PNG file.
+    """
+    data = base64.b64encode(png).decode()
+    image = f'<img src="data:image/png;base64,{data}" alt="{escape(name)}" loading="lazy">'
+    return f"<figure>{image}<figcaption>{escape(name)}</figcaption></figure>"
 
 
 def _configuration(config: Mapping[str, Any], defaults: Mapping[str, Any] | None) -> Iterator[str]:
@@ -276,7 +286,13 @@ def _defaults(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
 
 
-def _page(title: str, body: str) -> str:
+def html_page(title: str, body: str) -> str:
+    """A whole page.
+
+    Args:
+        title: Of the window.
+        body: HTML.
+    """
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'

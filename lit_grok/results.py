@@ -108,14 +108,14 @@ def open_run(run_dir: str | Path, *branches: str) -> xr.DataTree:
     return index_replicas(tree)
 
 
-def open_runs(pattern: str | Path, *branches: str) -> xr.DataTree:
+def open_runs(pattern: str | Path | Sequence[str | Path], *branches: str) -> xr.DataTree:
     """The runs whose directories match a pattern, as one tree along ``replica``.
 
     Whatever else differs between their configurations (``batch_size``, ``datamodule.shuffle``, …) becomes a
     coordinate to select by. Curves measured at different epochs are aligned, NaN where there is no value.
 
     Args:
-        pattern: A glob pattern such as ``runs/mod_add/*``.
+        pattern: A glob pattern such as ``runs/mod_add/*``, or the directories themselves.
         branches: Which branches to read; all of them where none is named.
 
     Returns:
@@ -129,7 +129,8 @@ def open_runs(pattern: str | Path, *branches: str) -> xr.DataTree:
     Example:
         ``open_runs("runs/mod_add/*").evaluation.test_accuracy.isel(epoch=-1).groupby("init_scale").mean()``
     """
-    directories = sorted(Path(p) for p in glob.glob(str(pattern)) if (Path(p) / RESULTS).exists())
+    matching = sorted(glob.glob(str(pattern))) if isinstance(pattern, str | Path) else pattern
+    directories = [Path(path) for path in matching if (Path(path) / RESULTS).exists()]
     if not directories:
         raise FileNotFoundError(f"{pattern}: no run directory matches (one that holds {RESULTS})")
     configs = [_flatten(read_config(directory)) for directory in directories]

@@ -1,1 +1,57 @@
-"""Studies: one file for each figure, table or open question, with the runs it needs, its claims and its drawing."""
+"""Studies: one file for each figure, table or open question, with the runs it needs, its claims and its drawing.
+
+``all_studies`` lists them in the order of their papers, ``find`` takes a study's name or the number of a figure.
+"""
+
+import difflib
+from importlib import import_module
+
+from studies.study import Study
+
+#: The files, in the order in which they are listed.
+_MODULES = {
+    "grokking_vs_learning": (
+        "grokking",
+        "ising_features",
+        "fourier",
+        "compressibility",
+        "modular_development",
+        "ising_development",
+        "path",
+        "parameters",
+        "domain_walls",
+        "batch_size",
+        "correlates",
+        "weight_decay",
+        "spectrum",
+        "fisher_pruning",
+        "pruning_schemes",
+        "step_length",
+        "batch_order",
+    ),
+}
+
+
+def all_studies() -> list[Study]:
+    """Every study."""
+    return [import_module(f"studies.{paper}.{name}").STUDY for paper, names in _MODULES.items() for name in names]
+
+
+def find(name: str) -> Study:
+    """A study by its name or by a figure that it draws.
+
+    Raises:
+        ValueError: Where there is none; the message suggests one.
+
+    Example:
+        >>> find("fig9").name, find("path").figures
+        ('grokking', ('fig8', 'fig34'))
+    """
+    known = {key: study for study in all_studies() for key in (study.name, *study.figures)}
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        names = ", ".join(study.name for study in all_studies())
+        figures = ", ".join(key for key in known if key.startswith(("fig", "table")))
+        meant = f" (did you mean {close[0]}?)" if close else ""
+        raise ValueError(f"{name}: no such study{meant}; there are {names}, by figure {figures}, and all")
+    return known[name]

@@ -1,7 +1,7 @@
-"""The runs that studies need: described as command lines, found by what they resolve to, trained where they are missing.
+"""The runs that studies need: described by command lines, found by what these resolve to, trained where missing.
 
-A sweep is one command line of train.py without seed; a run is that sweep with one seed, all its init_scales side by side.
-A run's directory is named by a digest of its resolved configuration, less where it is written and how it is watched: two
+A sweep is a command line of train.py without a seed; a run is that with one seed, all its init_scales side by side. A
+run's directory is named by a digest of its resolved configuration, less where it is written and how it is watched: two
 studies that ask for the same training find the same directory, and a default that changes asks for a new one.
 """
 

@@ -96,12 +96,13 @@ def correlation_layers(run: xr.DataTree, branch: str) -> Figure:
     return figure
 
 
-def correlation_development(run: xr.DataTree, branch: str) -> Figure:
-    """Each layer's weighted |r| with each observable against the epoch (Figs. 7, 28–30).
+def correlation_development(run: xr.DataTree, branch: str, quantity: str = "correlation") -> Figure:
+    """Each layer's weighted |r| with each observable against the epoch (Fig. 7), or a share (Figs. 28–30).
 
     Args:
         run: What ``open_run`` gives.
         branch: That of the feature correlations.
+        quantity: ``correlation``, or ``neuron_share`` or ``activation_share`` of those that follow the observable most.
 
     Returns:
         The figure, with a row for each layer and a column for each observable; the accuracies are in that of the run.
@@ -113,8 +114,9 @@ def correlation_development(run: xr.DataTree, branch: str) -> Figure:
     panels = figure.subplots(len(layers), len(names), sharex=True, sharey=True, squeeze=False)
     for layer, row in zip(layers, panels, strict=True):
         for name, axes in zip(names, row, strict=True):
-            curve(axes, run, results.correlation.sel(layer=layer, observable=name))
-        row[0].set(ylabel=f"{layer}: weighted |r|", ylim=(-0.03, 1.03))
+            curve(axes, run, results[quantity].sel(layer=layer, observable=name))
+        spoken = results[quantity].attrs.get("long_name", quantity)
+        row[0].set(ylabel=f"{layer}:\n{spoken}", ylim=(-0.03, 1.03))
     for name, top, bottom in zip(names, panels[0], panels[-1], strict=True):
         top.set_title(_spoken(str(name)), fontsize="medium")
         bottom.set_xlabel("epoch")

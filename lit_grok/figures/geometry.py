@@ -1,6 +1,6 @@
 """The geometry of the training: Figures 8, 20 and 31 to 34 of arXiv 2502.01739."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,43 +49,139 @@ def trajectory(run: xr.DataTree, branch: str, variant: str) -> Figure:
         dashed ones in the spectrum are the smallest F of a stiff parameter. Replicas that collapsed are left out,
         unless all have: their weights are the rounding of zero, and so are their steps.
     """
-    results = measured(run, branch).sel(variant=variant)
-    collapsed = np.atleast_1d(measured(run, "/").status.values) == "collapsed"
-    if not collapsed.all():
-        results = results.where(xr.DataArray(~collapsed, dims="replica"))
+    results, handles = _living(run, branch, variant)
     fisher, plain = results.sel(metric="fisher"), results.sel(metric="euclidean")
     figure = Figure(figsize=(9, 11), layout="constrained")
     grid = figure.subplots(4, 2)
     (cosine, origin), (length, euclidean), (gradient, split_length), (split_cosine, spectrum) = grid
-    against_epochs = [axes for axes in grid.flat if axes is not spectrum]
+    handles += _directions(run, fisher, cosine, origin, split_cosine)
+    handles += _all_lengths(run, fisher, plain, length, euclidean, gradient, split_length)
+    _spectrum(spectrum, run, results, str(run[branch].attrs.get("stiff", "stiff")))
+    _finish(figure, run, [axes for axes in grid.flat if axes is not spectrum], results, handles, variant)
+    figure.align_ylabels(grid)
+    return figure
+
+
+def directions(run: xr.DataTree, branch: str, variant: str) -> Figure:
+    """Cosines of consecutive steps, of all parameters and of the stiff and the sloppy ones, and with the way home.
+
+    Args:
+        run: What ``open_run`` gives.
+        branch: That of the trajectory.
+        variant: ``classif_logits`` or ``regression``.
+
+    Returns:
+        The figure (Figs. 8, 34), drawn as in `trajectory`.
+    """
+    results, handles = _living(run, branch, variant)
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    panels = figure.subplots(1, 3)
+    handles += _directions(run, results.sel(metric="fisher"), *panels)
+    _finish(figure, run, panels, results, handles, variant)
+    return figure
+
+
+def lengths(run: xr.DataTree, branch: str, variant: str) -> Figure:
+    """Lengths of the steps under the Fisher information and without it, their gradient, and those in the subspaces.
+
+    Args:
+        run: What ``open_run`` gives.
+        branch: That of the trajectory.
+        variant: ``classif_logits`` or ``regression``.
+
+    Returns:
+        The figure (Figs. 31 to 33), drawn as in `trajectory`.
+    """
+    results, handles = _living(run, branch, variant)
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    grid = figure.subplots(2, 2)
+    handles += _all_lengths(run, results.sel(metric="fisher"), results.sel(metric="euclidean"), *grid.flat)
+    _finish(figure, run, grid.flat, results, handles, variant)
+    figure.align_ylabels(grid)
+    return figure
+
+
+def spectra(run: xr.DataTree, branch: str) -> Figure:
+    """The Fisher diagonal of the trained networks under every variant, sorted (Fig. 20).
+
+    Args:
+        run: What ``open_run`` gives.
+        branch: That of the trajectory.
+
+    Returns:
+        The figure, drawn as in `trajectory`.
+    """
+    variants = [str(name) for name in measured(run, branch)["variant"].values]
+    figure = Figure(figsize=(4.5 * len(variants), 3.4), layout="constrained")
+    for variant, axes in zip(variants, figure.subplots(1, len(variants), squeeze=False)[0], strict=True):
+        results, handles = _living(run, branch, variant)
+        _spectrum(axes, run, results, str(run[branch].attrs.get("stiff", "stiff")))
+        axes.set_title(_VARIANTS.get(variant, variant), fontsize="medium")
+    legend(figure, handles)
+    figure.suptitle(heading(run), fontsize="medium")
+    return figure
+
+
+def _living(run: xr.DataTree, branch: str, variant: str) -> tuple[xr.Dataset, list[Line2D]]:
+    """The results of one variant without the replicas that collapsed, unless all have; and the legend so far."""
+    results = measured(run, branch).sel(variant=variant)
+    collapsed = np.atleast_1d(measured(run, "/").status.values) == "collapsed"
+    if not collapsed.all():
+        results = results.where(xr.DataArray(~collapsed, dims="replica"))
     handles = key(run)
     dead = [group.label for group in groups(run) if collapsed[group.replicas].all() and not collapsed.all()]
     for handle in handles:
         if handle.get_label() in dead:
             handle.set_label(f"{handle.get_label()}: collapsed, not shown")
+    return results, handles
 
+
+def _finish(
+    figure: Figure, run: xr.DataTree, panels: Iterable[Axes], results: xr.Dataset, handles: list[Any], variant: str
+) -> None:
+    """The axis of epochs, the plateau, the legend and the heading."""
+    against_epochs = list(panels)
+    handles += plateaus(against_epochs, run)
+    epoch_axis(against_epochs, results.epoch.values)
+    for axes in against_epochs:
+        axes.set_xlabel("epoch")
+    legend(figure, handles)
+    figure.suptitle(f"{_VARIANTS.get(variant, variant)}: {heading(run)}", fontsize="medium")
+
+
+def _directions(run: xr.DataTree, fisher: xr.Dataset, cosine: Axes, origin: Axes, split: Axes) -> list[Line2D]:
+    """Cosines in three panels; what the legend says of the subspaces."""
     _cosines(cosine, run, fisher.step_cosine.sel(subspace="all"), r"$\cos(s_{e-1},\, s_e)$")
     _cosines(origin, run, fisher.origin_cosine.sel(subspace="all"), r"$\cos(s_e,\, -\theta_e)$")
+    handles = []
+    for subspace, style, handle in styles(run, ["stiff", "sloppy"]):
+        values = fisher.step_cosine.sel(subspace=subspace)
+        _cosines(split, run, values, r"$\cos(s_{e-1},\, s_e)$", style)
+        handles += [handle] if np.isfinite(values.values).any() else []
+    return handles
+
+
+def _all_lengths(
+    run: xr.DataTree,
+    fisher: xr.Dataset,
+    plain: xr.Dataset,
+    length: Axes,
+    euclidean: Axes,
+    gradient: Axes,
+    split: Axes,
+) -> list[Line2D]:
+    """Lengths in four panels; what the legend says of bumps and subspaces."""
+    handles: list[Line2D] = []
     for axes, metric, label in ((length, fisher, r"$|s_e|$, Fisher"), (euclidean, plain, r"$|s_e|$, Euclidean")):
         _lengths(axes, run, metric.step_magnitude.sel(subspace="all"), label)
         handles += _bumps(axes, run, metric)
     _gradients(gradient, run, fisher.step_magnitude.sel(subspace="all"))
     handles += _bumps(gradient, run, fisher)
     for subspace, style, handle in styles(run, ["stiff", "sloppy"]):
-        _lengths(split_length, run, fisher.step_magnitude.sel(subspace=subspace), r"$|s_e|$, Fisher", style)
-        _cosines(split_cosine, run, fisher.step_cosine.sel(subspace=subspace), r"$\cos(s_{e-1},\, s_e)$", style)
-        if np.isfinite(fisher.step_magnitude.sel(subspace=subspace).values).any():
-            handles.append(handle)
-    _spectrum(spectrum, run, results, str(run[branch].attrs.get("stiff", "stiff")))
-
-    handles += plateaus(against_epochs, run)
-    epoch_axis(against_epochs, results.epoch.values)
-    for axes in against_epochs:
-        axes.set_xlabel("epoch")
-    figure.align_ylabels(grid)
-    legend(figure, handles)
-    figure.suptitle(f"{_VARIANTS.get(variant, variant)}: {heading(run)}", fontsize="medium")
-    return figure
+        values = fisher.step_magnitude.sel(subspace=subspace)
+        _lengths(split, run, values, r"$|s_e|$, Fisher", style)
+        handles += [handle] if np.isfinite(values.values).any() else []
+    return handles
 
 
 def _cosines(
@@ -167,12 +263,12 @@ def _spectrum(axes: Axes, run: xr.DataTree, results: xr.Dataset, stiff: str) -> 
         each = each[np.isfinite(each).all(1)]
         if not (each > 0).any():
             continue  # diverged or dead
-        parameters = each.shape[1]
-        shown = np.unique(np.linspace(0, parameters - 1, _SPECTRUM_POINTS).astype(int))
-        draw_group(axes, (shown + 1) / parameters, each[:, shown], group, marker="")
+        ranks, parameters = results["rank"].values, int(results["rank"].max())
+        shown = np.unique(np.linspace(0, len(ranks) - 1, _SPECTRUM_POINTS).astype(int))
+        draw_group(axes, ranks[shown] / parameters, each[:, shown], group, marker="")
         count = np.nanmean(rows(results.stiff_parameters, group))
         if 0 < count < parameters:
-            smallest = each.mean(0)[parameters - max(round(count), 1)]
+            smallest = each.mean(0)[np.searchsorted(ranks, parameters - max(round(count), 1) + 1)]
             axes.axhline(smallest, color=group.colour, linestyle="--", linewidth=0.8)
             edge = np.fmax(edge, smallest)
     if axes.lines:

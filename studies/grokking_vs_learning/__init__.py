@@ -1,1 +1,1 @@
-"""*Grokking vs. Learning: Same Features, Different Encodings* (Manning-Coe et al., arXiv 2502.01739), by figure number."""
+"""*Grokking vs. Learning: Same Features, Different Encodings* (arXiv 2502.01739), by the numbers of its figures."""

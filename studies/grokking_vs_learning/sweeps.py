@@ -26,3 +26,8 @@ BATCH_200_RESHUFFLED = Sweep(
 DECAY = Sweep("decay", "mod_add", MOD_ADD_SCALES, ("weight_decay=3e-4", *_ENDS))
 DECAY_200 = Sweep("decay_200", "mod_add", MOD_ADD_SCALES, ("weight_decay=3e-4", "batch_size=200", *_ENDS))
 MORE_DECAY = Sweep("more_decay", "mod_add", MOD_ADD_SCALES[:4], ("weight_decay=4e-4", *_ENDS))
+
+#: Where both tasks grok, and where each learns steadily, in figures that show one of each.
+GROKS, ISING_STEADY, MOD_ADD_STEADY = 10.0, 1.0, 1.0
+#: The most compressed of the compressive regime, and its edge.
+COMPRESSED, EDGE = 0.1, 0.4

@@ -1,0 +1,105 @@
+"""The gallery: one page with every figure, claim, number and verdict, and the commands behind them."""
+
+import io
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import studies
+from lit_grok.files import write
+from lit_grok.report import html_page, picture
+from studies.study import RESULTS, Study, read_summary, results_of
+
+PAGE = "index.html"
+
+
+def draw_study(study: Study, summary: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Draw a study from its summary into a folder, as PNG and PDF; returns the PNG files.
+
+    Args:
+        study: The study.
+        summary: What `read_summary` gives.
+        folder: Where to.
+    """
+    files = []
+    for name, figure in study.draw(results_of(summary)).items():
+        for kind in ("pdf", "png"):
+            content = io.BytesIO()
+            figure.savefig(content, format=kind, dpi=150)
+            write(folder / f"{name}.{kind}", content.getvalue())
+        files.append(folder / f"{name}.png")
+    return files
+
+
+def write_gallery(folder: Path, results: Path = RESULTS) -> Path:
+    """Draw every study that has a summary, and write the page that shows them.
+
+    Args:
+        folder: Where to; the figures lie beside the page as well.
+        results: Where the summaries are.
+
+    Returns:
+        The page.
+    """
+    parts, contents = [], []
+    for study in studies.all_studies():
+        try:
+            summary = read_summary(study.name, results)
+        except FileNotFoundError:
+            continue
+        pictures = [picture(file.stem, file.read_bytes()) for file in draw_study(study, summary, folder)]
+        figures = f" ({', '.join(study.figures)})" if study.figures else ""
+        contents.append(f'<li><a href="#{study.name}">{escape(study.title)}</a>{figures}</li>')
+        parts.append(f'<h2 id="{study.name}">{escape(study.title)}{figures}</h2>')
+        parts += [claims_html(summary["claims"]), *pictures, _commands(summary)]
+    title = "Grokking vs. Learning, by figure"
+    body = [f"<h1>{title}</h1>", f"<p>{escape(EXPLANATION)}</p>", f"<ul>{''.join(contents)}</ul>", *parts]
+    page = folder / PAGE
+    write(page, html_page(title, "\n".join(body)))
+    return page
+
+
+EXPLANATION = (
+    "Each claim is a statistic with one value per seed, and a side that it is said to lie on. Brackets hold the 95 % "
+    "interval over seeds: Student's for means, Wilson's for shares of seeds. Reproduced: it lies on that side. Not "
+    "reproduced: it lies on the other. Undecided: it holds the threshold, or there are fewer than three seeds."
+)
+
+
+def claims_html(claims: Iterable[Mapping[str, Any]]) -> str:
+    """Claims with their numbers as a table of a page."""
+    header = "".join(f"<th>{name}</th>" for name in ("claim", "statistic", "asked", "n", "found", "paper", "verdict"))
+    lines = []
+    for claim in claims:
+        cells = (
+            f"{claim['says']} ({claim['source']})",
+            claim["statistic"],
+            claim["asks"],
+            str(claim["n"]),
+            found(claim),
+            claim["paper"] or "–",
+            claim["verdict"],
+        )
+        lines.append("".join(f'<td class="text">{escape(text)}</td>' for text in cells))
+    return f'<div class="wide"><table><tr>{header}</tr>{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>'
+
+
+def found(claim: Mapping[str, Any]) -> str:
+    """Estimate and interval of a claim of a summary.
+
+    Example:
+        >>> found({"estimate": 0.4251, "low": 0.41, "high": 0.44}), found({"estimate": None})
+        ('0.425 [0.41, 0.44]', '–')
+    """
+    if claim["estimate"] is None:
+        return "–"
+    ends = ["–" if claim[name] is None else f"{claim[name]:.3g}" for name in ("low", "high")]
+    return f"{claim['estimate']:.3g} [{', '.join(ends)}]"
+
+
+def _commands(summary: Mapping[str, Any]) -> str:
+    commands = "\n".join(run["command"] for run in summary["runs"])
+    versions = "; ".join(summary["versions"])
+    shown = f"<pre>{escape(commands)}</pre>" if commands else ""
+    return f'{shown}<p class="small">{escape(versions)}</p>' if versions else shown

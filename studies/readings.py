@@ -1,0 +1,157 @@
+"""What claims are made of: numbers of every replica, arranged by init_scale and seed.
+
+Every function takes the results of one sweep and returns an array with the dimensions (init_scale, seed), NaN where
+there is no such replica, or with ``seed`` alone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy import stats
+
+
+def grid(tree: xr.DataTree, path: str, **labels: str) -> xr.DataArray:
+    """A variable of the results, with the dimensions (init_scale, seed, …).
+
+    Args:
+        tree: The results.
+        path: ``BRANCH/VARIABLE``, or the name of one at the root.
+        labels: Of further dimensions.
+    """
+    branch, _, name = path.rpartition("/")
+    array = (tree[branch] if branch else tree).to_dataset()[name].sel(labels).transpose("replica", ...)
+    scales, seeds = (np.atleast_1d(tree.coords[key].values) for key in ("init_scale", "seed"))
+    index = pd.MultiIndex.from_arrays([scales, seeds], names=["init_scale", "seed"])
+    others = {dim: array[dim].values for dim in array.dims[1:] if dim in array.coords}
+    plain = xr.DataArray(array.values, {"replica": np.arange(len(index)), **others}, array.dims, attrs=array.attrs)
+    plain = plain.assign_coords(xr.Coordinates.from_pandas_multiindex(index, "replica"))
+    return plain.unstack("replica").transpose("init_scale", "seed", ...)
+
+
+def end(tree: xr.DataTree, path: str, **labels: str) -> xr.DataArray:
+    """A variable at the end of the training: the last value of a curve that is a number."""
+    array = grid(tree, path, **labels)
+    return array.ffill("epoch").isel(epoch=-1, drop=True) if "epoch" in array.dims else array
+
+
+def at(tree: xr.DataTree, path: str, epochs: xr.DataArray, **labels: str) -> xr.DataArray:
+    """A curve at the epoch of each replica's own, linear between measurements.
+
+    Args:
+        tree: The results.
+        path: Of a curve.
+        epochs: Dimensions (init_scale, seed).
+        labels: Of further dimensions.
+    """
+    curve = grid(tree, path, **labels).dropna("epoch", how="all")
+    return xr.apply_ufunc(
+        lambda when, values: np.interp(when, curve.epoch.values, values) if np.isfinite(when) else np.nan,
+        epochs.sel(init_scale=curve.init_scale),
+        curve,
+        input_core_dims=[[], ["epoch"]],
+        vectorize=True,
+    )
+
+
+def between(
+    tree: xr.DataTree,
+    path: str,
+    first: xr.DataArray | float,
+    last: xr.DataArray | float,
+    reduce: Callable[[xr.DataArray], xr.DataArray],
+    labels: Mapping[str, str],
+) -> xr.DataArray:
+    """A curve between two epochs of each replica's own, reduced to a number.
+
+    Args:
+        tree: The results.
+        path: Of a curve.
+        first: From which epoch on.
+        last: Up to which epoch, included.
+        reduce: Of an array along ``epoch``, NaN outside.
+        labels: Of further dimensions.
+    """
+    curve = grid(tree, path, **labels)
+    inside = curve.where((curve.epoch >= first) & (curve.epoch <= last))
+    return reduce(inside).where(inside.notnull().any("epoch"))
+
+
+def is_status(tree: xr.DataTree, *status: str) -> xr.DataArray:
+    """1 where a replica has one of these statuses, 0 where it has another."""
+    found = grid(tree, "status")
+    return found.isin(status).astype(float).where(found.notnull())
+
+
+def onset(tree: xr.DataTree) -> xr.DataArray:
+    """From which init_scale on a seed groks: the geometric mean of the last scale that does not and the next.
+
+    The last scale is the largest after which every one groks; NaN where all do or the largest does not.
+    """
+    groks = is_status(tree, "grokked")
+    scales = groks.init_scale.values
+
+    def of_seed(column: np.ndarray) -> float:
+        not_yet = np.flatnonzero(column != 1)
+        if not not_yet.size or not_yet[-1] == len(column) - 1:
+            return np.nan
+        return float(np.sqrt(scales[not_yet[-1]] * scales[not_yet[-1] + 1]))
+
+    return xr.apply_ufunc(of_seed, groks, input_core_dims=[["init_scale"]], vectorize=True)
+
+
+def over_scales(
+    statistic: Callable[[np.ndarray, np.ndarray], float],
+    x: xr.DataArray,
+    y: xr.DataArray,
+    scales: Sequence[float] | None = None,
+) -> xr.DataArray:
+    """A statistic of two quantities over the init_scales, for each seed.
+
+    Args:
+        statistic: Of two arrays, at least three numbers each.
+        x: Dimensions (init_scale, seed).
+        y: Likewise.
+        scales: Over which; None for all.
+    """
+    if scales is not None:
+        x, y = x.sel(init_scale=list(scales)), y.sel(init_scale=list(scales))
+
+    def of_seed(a: np.ndarray, b: np.ndarray) -> float:
+        known = np.isfinite(a) & np.isfinite(b)
+        return statistic(a[known], b[known]) if known.sum() >= 3 else np.nan
+
+    return xr.apply_ufunc(of_seed, x, y, input_core_dims=[["init_scale"], ["init_scale"]], vectorize=True)
+
+
+def slope(x: np.ndarray, y: np.ndarray) -> float:
+    """Of the line of least squares.
+
+    Example:
+        >>> round(slope(np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 5.0])), 6)
+        2.0
+    """
+    return float(stats.linregress(x, y).slope)
+
+
+def determination(x: np.ndarray, y: np.ndarray) -> float:
+    """r² of the line of least squares.
+
+    Example:
+        >>> round(determination(np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 5.0])), 6)
+        1.0
+    """
+    return float(stats.linregress(x, y).rvalue ** 2)
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's ρ; NaN where one of them is constant.
+
+    Example:
+        >>> round(rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([1.0, 8.0, 27.0])), 6)
+        1.0
+    """
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return np.nan
+    return float(stats.spearmanr(x, y).statistic)
