@@ -33,7 +33,12 @@ def grid(tree: xr.DataTree, path: str, **labels: str) -> xr.DataArray:
 def end(tree: xr.DataTree, path: str, **labels: str) -> xr.DataArray:
     """A variable at the end of the training: the last value of a curve that is a number."""
     array = grid(tree, path, **labels)
-    return array.ffill("epoch").isel(epoch=-1, drop=True) if "epoch" in array.dims else array
+    return xr.apply_ufunc(_last, array, input_core_dims=[["epoch"]], vectorize=True) if "epoch" in array.dims else array
+
+
+def _last(curve: np.ndarray) -> float:
+    known = curve[np.isfinite(curve)]
+    return float(known[-1]) if known.size else np.nan
 
 
 def at(tree: xr.DataTree, path: str, epochs: xr.DataArray, **labels: str) -> xr.DataArray:

@@ -102,7 +102,7 @@ def seconds_of(said: str) -> float:
     r"""The time that a dry run has estimated.
 
     Example:
-        >>> seconds_of("epochs 5\\ntime        about 0:01:15: training 0:01:00\\n"), seconds_of("time  about 0.4 s: x")
+        >>> seconds_of("epochs 5\ntime        about 0:01:15: training 0:01:00\n"), seconds_of("time  about 0.4 s: x")
         (75.0, 0.4)
     """
     time = re.search(r"^time\s+about (?:(\d+) days?, )?(?:(\d+):(\d+):(\d+)|([\d.]+) s)", said, re.MULTILINE)

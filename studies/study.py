@@ -248,10 +248,10 @@ def _thinned(array: xr.DataArray) -> xr.DataArray:
 
 
 def _rounded(value: Any) -> Any:
-    """Numbers to four digits, what is not finite as None."""
+    """Numbers to four digits, whole ones as they are, what is not finite as None."""
     if isinstance(value, list):
         return [_rounded(item) for item in value]
-    if not isinstance(value, float):
+    if not isinstance(value, float) or value.is_integer():
         return value
     return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
 

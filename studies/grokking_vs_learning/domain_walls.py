@@ -58,9 +58,10 @@ def _threshold(values: np.ndarray, disordered: np.ndarray) -> tuple[float, float
 def draw(results: Results) -> Mapping[str, Figure]:
     """Some such snapshots."""
     spins = results["domain_walls"].snapshots.examples.values[0]
-    figure = Figure(figsize=(1.3 * len(spins), 1.9), layout="constrained")
+    figure = Figure(figsize=(1.3 * len(spins), 1.75), layout="constrained")
     for axes, one in zip(figure.subplots(1, len(spins)), spins, strict=True):
         axes.imshow(one, cmap="Greys", vmin=-1, vmax=1, interpolation="nearest")
+        axes.spines[:].set_visible(True)
         axes.set(xticks=[], yticks=[], title=f"$m$ = {one.mean():.2f}")
         axes.title.set_fontsize("medium")
     figure.suptitle(f"Snapshots at $T$ ≤ {_COLD} with |$m$| < {_WALL}", fontsize="medium")

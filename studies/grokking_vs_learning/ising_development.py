@@ -9,7 +9,7 @@ from lit_grok.figures.features import correlation_development
 from lit_grok.figures.pruning import compressibility_development
 from studies.claims import Claim, Results
 from studies.grokking_vs_learning.sweeps import GROKS, ISING, ISING_STEADY
-from studies.readings import at, grid, is_status
+from studies.readings import at, end, grid, is_status
 from studies.study import Study, chosen
 
 _SHOWN = (ISING_STEADY, GROKS)
@@ -39,10 +39,8 @@ def _change(results: Results) -> xr.DataArray:
 def _after(results: Results) -> xr.DataArray:
     """From the time when the test accuracy is there to the end."""
     tree = results["ising"]
-    curve = grid(tree, "features/correlation", layer="fc1", observable="energy")
-    gain = curve.ffill("epoch").isel(epoch=-1) - at(
-        tree, "features/correlation", grid(tree, "t_test"), layer="fc1", observable="energy"
-    )
+    path, labels = "features/correlation", {"layer": "fc1", "observable": "energy"}
+    gain = end(tree, path, **labels) - at(tree, path, grid(tree, "t_test"), **labels)
     return gain.where(is_status(tree, "grokked") == 1).sel(init_scale=GROKS, drop=True)
 
 

@@ -1,0 +1,94 @@
+"""Summaries: what they keep, that they come back, and that they add up."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import studies
+from lit_grok.files import ReadError
+from studies.claims import Results
+from studies.study import merge, pack, read_summary, results_of, summarise, unpack, write_summary
+from tests.lit_grok.synthetic import plausible
+from tests.studies import worlds
+
+STUDY = studies.find("fig4")
+
+
+def test_studies_have_names_and_figures_of_their_own():
+    keys = [key for study in studies.all_studies() for key in (study.name, *study.figures)]
+    assert len(keys) == len(set(keys))
+    numbers = {int(key[3:]) for key in keys if key.startswith("fig")}
+    assert numbers == {*range(2, 13), *range(13, 17), *range(18, 35)}
+    assert "table1" in keys
+    with pytest.raises(ValueError, match="did you mean fig5"):
+        studies.find("figg5")
+
+
+def test_names_of_claims_are_unique_and_sentences_end():
+    for study in studies.all_studies():
+        names = [claim.name for claim in study.claims]
+        assert len(names) == len(set(names)) > 0
+        for claim in study.claims:
+            assert claim.says.endswith(".")
+            assert claim.source
+            assert claim.statistic
+
+
+def test_results_come_back_from_a_summary():
+    run = plausible("mod_add", seeds=2)
+    draws = {"ipr/mean_ipr": None, "pruning/accuracy": (10.0,), "ipr/neuron_frequency": None}
+    back = unpack(json.loads(json.dumps(pack(run, draws))))
+    assert back.status.values.tolist() == run.status.values.tolist()
+    assert back.t_test.values.tolist() == run.t_test.values.tolist()
+    kept = back.pruning.accuracy.sel(init_scale=10, seed=1).values
+    assert kept == pytest.approx(run.pruning.accuracy.sel(init_scale=10, seed=1).values, rel=1e-3)
+    assert np.isnan(back.pruning.accuracy.sel(init_scale=0.1).values).all()
+    curve = back.ipr.mean_ipr
+    assert curve.sizes["epoch"] <= 61 < run.ipr.mean_ipr.sizes["epoch"]
+    assert {0, 1000} <= set(curve.epoch.values.tolist())
+    same = run.ipr.mean_ipr.sel(epoch=curve.epoch)
+    assert curve.values == pytest.approx(same.values, rel=1e-3)
+    assert back.ipr.attrs == run.ipr.attrs
+
+
+@pytest.mark.parametrize("name", [study.name for study in studies.all_studies() if not study.sweeps])
+def test_studies_without_training(name, tmp_path):
+    study = studies.find(name)
+    results = Results({name: study.sample([0, 1, 2])})
+    summary = summarise(study, results)
+    assert {claim["verdict"] for claim in summary["claims"]} == {"reproduced"}
+    write_summary(summary, tmp_path)
+    drawn = study.draw(results_of(read_summary(name, tmp_path)))
+    assert drawn
+    assert all(isinstance(figure, Figure) for figure in drawn.values())
+
+
+def test_summaries_add_up():
+    both = [worlds.results([True] * 5), worlds.results([True, True])]
+    claims = {claim.name for claim in STUDY.claims}
+    old, new = (summarise(STUDY, Results({"mod_add": results["mod_add"]})) for results in both)
+    joined = merge(STUDY, new, old)
+    assert {claim["name"] for claim in joined["claims"]} == claims
+    assert [claim["n"] for claim in joined["claims"]] == [5] * len(claims)
+    assert [claim["verdict"] for claim in joined["claims"]] == [claim["verdict"] for claim in old["claims"]]
+    assert {claim["verdict"] for claim in new["claims"]} == {"undecided"}
+    assert joined["runs"][0]["seeds"] == [0, 1, 2, 3, 4]
+    assert "seed=[0,1,2,3,4]" in joined["runs"][0]["command"]
+    tree = results_of(joined)["mod_add"]
+    assert sorted(set(tree.seed.values.tolist())) == [0, 1, 2, 3, 4]
+    assert tree.sizes["replica"] == 40
+
+
+def test_values_of_another_statistic_are_not_added():
+    old = summarise(STUDY, Results({"mod_add": worlds.results([True] * 5)["mod_add"]}))
+    old["claims"][0]["statistic"] = "something else"
+    joined = merge(STUDY, summarise(STUDY, Results()), old)
+    assert [claim["n"] for claim in joined["claims"]] == [0, 5, 5]
+
+
+def test_a_damaged_summary_is_said_to_be_one(tmp_path):
+    (tmp_path / "fourier.json").write_text("{")
+    with pytest.raises(ReadError, match=r"fourier.json: cannot be read as the summary of a study"):
+        read_summary("fourier", tmp_path)

@@ -1,0 +1,223 @@
+"""Results in which it is known of every claim whether it holds: for each seed, as its world says."""
+
+import numpy as np
+
+from lit_grok.measures.grokking import Outcome
+from lit_grok.recorder import Recorder
+from lit_grok.results import index_replicas
+from studies.claims import Results
+from studies.grokking_vs_learning import sweeps
+
+_STEP = {"metric": ["fisher", "euclidean"], "subspace": ["all", "stiff", "sloppy"]}
+_VARIANTS = ["classif_logits", "regression"]
+_UNRELATED = [4.0, 7.0, 1.0, 6.0, 2.0, 5.0, 3.0]  # rank correlation −.25 with 1, …, 7
+
+
+def results(holds):
+    """Results of every sweep, with a seed for each entry: whether the claims hold there."""
+    found = Results({"ising": ising(holds)})
+    for sweep in (
+        *(sweeps.MOD_ADD, sweeps.RESHUFFLED, sweeps.BATCH_200, sweeps.BATCH_200_RESHUFFLED),
+        *(sweeps.DECAY, sweeps.DECAY_200, sweeps.MORE_DECAY),
+    ):
+        found[sweep.name] = mod_add(sweep, holds)
+    return found
+
+
+class _World:
+    """A recorder for the product of scales and seeds, fed by functions of (scale, its index, seed, holds)."""
+
+    def __init__(self, scales, holds, last):
+        self.keys = [(scale, i, seed, holds[seed]) for i, scale in enumerate(scales) for seed in range(len(holds))]
+        self.recorder = Recorder(
+            [
+                {"init_scale": s, "seed": n, "weight_decay": 3e-5, "seed_init": n, "seed_data": n, "seed_order": n}
+                for s, _, n, _ in self.keys
+            ]
+        )
+        self.last = last
+
+    def once(self, name, value, **labels):
+        values = np.array([np.broadcast_to(value(*key), [len(v) for v in labels.values()]) for key in self.keys], float)
+        self.recorder.add(name, values, None, list(labels), labels)
+
+    def curve(self, name, epochs, value, **labels):
+        """The value may depend on the epoch, which comes last."""
+        for epoch in epochs:
+            shape = [len(v) for v in labels.values()]
+            values = np.array([np.broadcast_to(value(*key, epoch), shape) for key in self.keys], float)
+            self.recorder.add(name, values, epoch, list(labels), labels)
+
+    def tree(self, outcome):
+        return index_replicas(self.recorder.tree([outcome(*key) for key in self.keys]))
+
+
+def _near(value, seed):
+    """Seeds differ a little."""
+    return value * (1 + 0.002 * seed)
+
+
+def ising(holds):
+    world = _World(sweeps.ISING_SCALES, holds, 20_000)
+    epochs = [0, 1000, 2000, 4000, 6000, 8000, 9000, 10_000, 12_000, 16_000, 18_000, 20_000]
+    deviation = 0.4 * np.array([1, -1, 1, -1, 1])
+
+    def groks(scale, holds):
+        return scale > 3 if holds else scale > 7
+
+    def loss(scale, i, seed, holds, epoch):
+        return 0.1 * i
+
+    world.curve("evaluation/train_loss", epochs, loss)
+    world.curve("evaluation/test_loss", epochs, lambda s, i, n, h, e: 1 + (deviation[n] if h else 0))
+    world.curve("evaluation/test_accuracy", epochs, lambda s, i, n, h, e: 0.95)
+    for branch in ("pruning", "pruning_global", "pruning_fisher", "pruning_normalised"):
+        rank = {"pruning": 1.0, "pruning_normalised": 1.0, "pruning_global": 2.0, "pruning_fisher": 0.5}
+
+        def compressibility(s, i, n, h, factor=rank[branch], branch=branch):
+            if branch == "pruning_fisher" and h:  # no advantage of grokking, and worse than the others
+                return 0.3
+            if branch == "pruning_fisher":
+                return 30 if s == 10 else 20
+            factor = factor if h else 1 / factor
+            return factor * (_UNRELATED[i - 1] if h else i + 1.0)
+
+        world.once(f"{branch}/final_compressibility", compressibility)
+    world.once(
+        "pruning_single_layer/layer_final_area",
+        lambda s, i, n, h: [0.2, 0.9] if h else [0.9, 0.2],
+        layer=["conv1", "fc1"],
+    )
+    labels = {"layer": ["conv1", "conv2", "fc1"], "observable": ["energy", "magnetisation", "abs_magnetisation"]}
+
+    def median(s, i, n, h, e):
+        if e == 12_000:  # on their way they follow the magnetisation
+            return [0.1, 0.8 if h else 0.1, 0.1]
+        energy = _near(0.98, n) if h else 0.5 if s == 1 else 0.3
+        return [energy, 0.1, 0.2]
+
+    world.curve("features/median_correlation", epochs, median, **labels)
+    world.curve("features/neuron_share", epochs, lambda s, i, n, h, e: [0.9 if h else 0.2, 0.05, 0.05], **labels)
+    world.curve(
+        "features/correlation",
+        epochs,
+        lambda s, i, n, h, e: (0.5 + 0.4 * (e > 16_000)) if h else 0.9 - e / 3e4,
+        **labels,
+    )
+    _geometry(world, epochs, origin=0.95, straight=0.99, ends=(1000, 10_000))
+    return world.tree(
+        lambda s, i, n, h: (
+            Outcome("collapsed", None, None, None)
+            if s < 1
+            else Outcome("grokked", 1000, 10_000, 9000)
+            if groks(s, h)
+            else Outcome("steady", 1000, 1500, 500)
+        )
+    )
+
+
+def _geometry(world, epochs, origin, straight, ends):
+    late = epochs[-1] * 0.85
+
+    def step_cosine(s, i, n, h, e):
+        if e > late:
+            return 0.0 if h else -0.5
+        return _near(straight, n) if h else 0.3
+
+    def towards(s, i, n, h, e):
+        if s == 10:
+            return _near(origin, n) if h else 0.3
+        return -0.3 if h else 0.3
+
+    def magnitude(s, i, n, h, e):
+        stiff, sloppy = (1, 2) if (e < late) == h else (2, 1)
+        return [[2, stiff, sloppy]] * 2
+
+    for name, value in (("step_cosine", step_cosine), ("origin_cosine", towards), ("step_magnitude", magnitude)):
+        world.curve(f"fim_trajectory/{name}", epochs, value, variant=_VARIANTS, **_STEP)
+    for name, end in zip(("bump_start", "bump_end"), ends, strict=True):
+        world.once(
+            f"fim_trajectory/{name}",
+            lambda s, i, n, h, end=end: end if h else 4 * end,
+            variant=_VARIANTS,
+            metric=_STEP["metric"],
+        )
+    world.once("fim_trajectory/spectrum", lambda s, i, n, h: 1.0, variant=_VARIANTS, rank=list(range(1, 11)))
+    world.once("fim_trajectory/stiff_parameters", lambda s, i, n, h: 1 if h else 9, variant=_VARIANTS)
+
+
+def mod_add(sweep, holds):
+    world = _World(sweep.init_scales, holds, 1000)
+    epochs = [0, 10, 20, 40, 45, 50, 70, 100, 300, 600, 900, 1000]
+    decayed = {"decay": (25.0, 6.0), "more_decay": (7.0, 30.0), "decay_200": (5.0, 30.0)}.get(sweep.name)
+
+    def compressibility(s, i, n, h):
+        if decayed:
+            return decayed[0 if h else 1] / (i + 1)
+        if s == 10 and not h:
+            return 8.0
+        if sweep.name == "mod_add":
+            return 4 + (0 if s > 0.4 else 2 * (0.5 - s) if h else 0.02 * [0, 1, -1, 2][i])
+        return 4 + (0 if h or s > 0.4 else 8 * (0.5 - s))
+
+    def loss(s, i, n, h):
+        if decayed:
+            return 0.1 * (i + 1) if h else 1 / (i + 1)
+        return 0.01 + (0.1 * (0.5 - s) if h and s <= 0.4 else 0.01 * np.array([1, -1, 1, 1, 2, 0, 3, 4])[i])
+
+    world.curve("evaluation/train_loss", epochs, lambda s, i, n, h, e: loss(s, i, n, h))
+    unrelated = np.array([5.0, 2, 8, 1, 6, 3, 7, 4])
+    world.curve(
+        "evaluation/test_loss",
+        epochs,
+        lambda s, i, n, h, e: unrelated[i] if h else 1 + compressibility(s, i, n, h) * (1 + 2 * (n % 2)),
+    )
+    world.curve(
+        "evaluation/test_accuracy",
+        epochs,
+        lambda s, i, n, h, e: (0.1 if h else 0.9) if sweep.name == "more_decay" else (1.0 if h else 0.5),
+    )
+    rank = {"pruning": 1.0, "pruning_global": 0.9, "pruning_fisher": 0.5}
+    for branch in rank:
+        world.once(
+            f"{branch}/final_compressibility",
+            lambda s, i, n, h, f=rank[branch]: compressibility(s, i, n, h) * (f if h else 1 / f),
+        )
+    world.once("pruning/final_kept_share", lambda s, i, n, h: 0.05 if h else 0.3)
+    peak = {1.0: (1.5, 3.0), 10.0: (1.67, 3.0)}
+    world.curve(
+        "pruning/compressibility",
+        epochs,
+        lambda s, i, n, h, e: 4 * (peak.get(s, (1.2, 1.2))[0 if h else 1] if e == (70 if h else 600) else 1),
+    )
+
+    def ipr(s, i, n, h, e):
+        if e < 20:
+            return 0.02
+        if e < 60:
+            return 0.05 if h else 0.02
+        if sweep.name == "decay":
+            return 0.05 if h else 0.4
+        if sweep.name in ("batch_200", "batch_200_reshuffled"):
+            return 0.43 if h or s == 10 else 0.2
+        if not h:
+            return 0.1 + 0.01 * compressibility(s, i, n, h) if s != 10 else 0.9
+        return _near(0.43, n) - (0.1 * (0.5 - s) if s <= 0.4 else 0)
+
+    world.curve("ipr/mean_ipr", epochs, ipr)
+    c = compressibility
+    world.curve("weights/gini", epochs, lambda s, i, n, h, e: 0.3 + 0.01 * c(s, i, n, h) * (1 if h else -1))
+    world.once(
+        "fim_trajectory/gini",
+        lambda s, i, n, h: (0.6 if h else 0.2) + 0.01 * c(s, i, n, h) * (1 if h else -1),
+        variant=_VARIANTS,
+    )
+    world.once("llc/coefficient", lambda s, i, n, h: unrelated[i] if h else c(s, i, n, h))
+    _geometry(world, epochs, origin=0.4, straight=0.9, ends=(10, 50))
+
+    def outcome(s, i, n, h):
+        if (s > 0.4) if h else (s > 3):
+            return Outcome("grokked", 10, 50, 40)
+        return Outcome("steady", 6, 8, 2)
+
+    return world.tree(outcome)
