@@ -38,11 +38,12 @@ def listing(root: Path, seeds: Sequence[int]) -> str:
                 study.name,
                 ", ".join(study.figures) or "–",
                 study.title,
+                str(len(study.claims)),
                 f"{len(there)}/{len(runs)}" if runs else "none needed",
                 "–" if not runs else "not timed yet" if left is None else f"{left:.1f} h",
             )
         )
-    return as_table(("study", "figures", "question", "runs", "one core"), rows)
+    return as_table(("study", "figures", "question", "claims", "runs", "one core"), rows)
 
 
 def as_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -180,7 +181,13 @@ def conclude(study: Study, seeds: Sequence[int], root: Path, results: Path, fold
 def verdicts(claims: Iterable[Mapping[str, Any]]) -> str:
     """Claims with their numbers as a table for the terminal."""
     rows = [
-        (claim["says"], claim["statistic"], claim["asks"], str(claim["n"]), gallery.found(claim), claim["verdict"])
+        (
+            f"{claim['says']} ({claim['source']})",
+            f"{claim['statistic']}: {claim['asks']}",
+            str(claim["n"]),
+            gallery.found(claim),
+            claim["verdict"],
+        )
         for claim in claims
     ]
-    return as_table(("claim", "statistic", "asked", "n", "found", "verdict"), rows)
+    return as_table(("claim", "statistic, and where it is to lie", "n", "found", "verdict"), rows)

@@ -135,16 +135,23 @@ def train_one(run: Run, root: Path) -> str | None:
         directory = root / run.name
         if directory.exists() and not _has_checkpoint(directory):
             shutil.rmtree(directory)
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        # The training inherits the lock: it holds it even where what has started it is killed.
-        found = subprocess.run(
-            run.command(root), stdin=subprocess.DEVNULL, capture_output=True, text=True, pass_fds=[lock],
-            env=environment, check=False,
-        )  # fmt: skip
+        said = root / f".{run.name}.log"
+        # Lock and log are the training's own: it goes on where what has started it is killed.
+        with said.open("w") as log:
+            found = subprocess.run(
+                run.command(root),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[lock],
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                check=False,
+            )
         if run.complete(root):
+            said.unlink()
             return None
-        said = [line for line in (found.stderr or found.stdout).splitlines() if line.strip()]
-        return said[-1] if said else f"it ended with exit code {found.returncode} and said nothing"
+        lines = [line for line in said.read_text().splitlines() if line.strip()]
+        return lines[-1] if lines else f"it ended with exit code {found.returncode} and said nothing"
 
 
 @contextmanager
