@@ -44,6 +44,7 @@ class Claim:
         threshold: A number; for ``within`` the lower and the upper one.
         kind: ``mean``, or ``share`` where the statistic is 1 or 0.
         paper: The number that its source gives, as it gives it.
+        main: Whether it is one of those that a reader asks about first.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Claim:
     threshold: float | tuple[float, float]
     kind: Kind = "mean"
     paper: str = ""
+    main: bool = False
 
     @property
     def asks(self) -> str:

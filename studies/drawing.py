@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from lit_grok.figures.common import STYLES, groups, heading, legend
+from lit_grok.figures.common import STYLES, groups, heading, legend, log_axis
 from studies.readings import end
 
 _WIDTH = 2.9  # inches of a panel
-_MARKERS = "os^Dv"
+_DECADE = 8  # a range so wide is drawn on a logarithmic axis
 
 
 def against_scale(
@@ -28,7 +28,7 @@ def against_scale(
     Args:
         trees: The results of each sweep; their names are the legend, unless there is only one.
         quantities: ``BRANCH/VARIABLE`` and what the axis is called.
-        log: Those with a logarithmic axis.
+        log: Those with a logarithmic axis, where they vary so much.
         columns: Panels side by side.
         labels: Of further dimensions.
     """
@@ -48,8 +48,9 @@ def against_scale(
             means = np.nanmean(values[known], 1)
             axes.plot(scales[known], means, color=colour, linewidth=1.2, linestyle=STYLES[i % len(STYLES)])
             handles.append(Line2D([], [], color=colour, linestyle=STYLES[i % len(STYLES)], label=label))
-        if path in log:
-            axes.set_yscale("log")
+        low, high = axes.dataLim.intervaly
+        if path in log and high > _DECADE * low > 0:
+            log_axis(axes)
         axes.set(xlabel="init_scale", ylabel=name)
         scale_axis(axes, scales)
     for axes in panels[len(quantities) :]:

@@ -1,4 +1,4 @@
-"""Every command and every example of the README, run in a fresh folder."""
+"""Every command and every example of the README and the pages in docs/, run in a fresh folder."""
 
 import re
 import shlex
@@ -11,9 +11,12 @@ import matplotlib.pyplot as plt
 import pytest
 from PIL import Image
 
+import studies
+from studies import pages
+
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```(bash|python)\n(.*?)```", page.read_text(), re.DOTALL)]
 COMMANDS = [line for language, block in BLOCKS if language == "bash" for line in block.splitlines()]
 TRAINING = [line for line in COMMANDS if line.startswith("python train.py")]
 EXAMPLE_RUN = "2026-01-31_12-00-00"
@@ -92,7 +95,29 @@ def test_wandb_commands_exist(line):
 
 def test_all_commands_are_covered():
     assert {line.split()[0] for line in COMMANDS if line} == {"make", "python", "wandb"}
-    assert TRAINING
+    scripts = {line.split()[1] for line in COMMANDS if line.startswith("python")}
+    assert scripts == {"train.py", "reproduce.py"}
+
+
+def test_studies_that_are_named_exist():
+    given = [word for line in COMMANDS if line.startswith("python reproduce.py") for word in line.split()[2:]]
+    names = [word for i, word in enumerate(given) if not word.startswith("-") and not given[i - 1].startswith("-")]
+    assert [studies.find(name) for name in names]
+
+
+def test_the_tables_of_verdicts_are_those_of_the_summaries():
+    for path, text in pages.pages().items():
+        assert path.read_text() == text, f"{path}: run python -m studies.pages"
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_notebook_examples(command, my_lab, monkeypatch):

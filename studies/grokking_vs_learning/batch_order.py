@@ -38,6 +38,7 @@ CLAIMS = (
         values=lambda results: excess(results["reshuffled"]),
         side="within",
         threshold=(-0.1, 0.1),
+        main=True,
     ),
     Claim(
         name="fixed_batches_compress_more",

@@ -39,6 +39,7 @@ CLAIMS = (
         side="within",
         threshold=(-0.1, 0.1),
         paper="0",
+        main=True,
     ),
     Claim(
         name="no_regime_at_200_reshuffled",

@@ -71,6 +71,7 @@ CLAIMS = (
         values=lambda results: excess(results["mod_add"]),
         side=">",
         threshold=0.1,
+        main=True,
     ),
     Claim(
         name="trade_off_linear",
@@ -80,6 +81,7 @@ CLAIMS = (
         values=lambda results: _line(determination, results),
         side=">",
         threshold=0.8,
+        main=True,
     ),
     Claim(
         name="trade_off_rises",
@@ -99,6 +101,7 @@ CLAIMS = (
         side="within",
         threshold=(-0.1, 0.1),
         paper="0",
+        main=True,
     ),
     Claim(
         name="ising_no_trade_off",
@@ -109,6 +112,7 @@ CLAIMS = (
         side="within",
         threshold=(-0.5, 0.5),
         paper="0",
+        main=True,
     ),
     Claim(
         name="ising_no_trend",

@@ -95,6 +95,7 @@ CLAIMS = (
         values=_gini_gap,
         side=">",
         threshold=0,
+        main=True,
     ),
     Claim(
         name="llc_unrelated",
@@ -105,6 +106,7 @@ CLAIMS = (
         side="within",
         threshold=(-0.5, 0.5),
         paper="0",
+        main=True,
     ),
 )
 

@@ -50,6 +50,7 @@ CLAIMS = (
             values=partial(_ratio, sweep=sweep, other=branch),
             side="<",
             threshold=1,
+            main=scheme == "layerwise",
         )
         for sweep, task in (("mod_add", "modular addition"), ("ising", "the Ising task"))
         for branch, scheme in (("pruning", "layerwise"), ("pruning_global", "global"))

@@ -53,6 +53,7 @@ CLAIMS = (
         side="within",
         threshold=(-0.1, 0.1),
         paper="-.10",
+        main=True,
     ),
 )
 

@@ -55,6 +55,7 @@ CLAIMS = (
         side="within",
         threshold=(2, 4.5),
         paper="3",
+        main=True,
     ),
     Claim(
         name="mod_add_onset",
@@ -65,6 +66,7 @@ CLAIMS = (
         side="within",
         threshold=(0.3, 0.65),
         paper="0.4",
+        main=True,
     ),
     Claim(
         name="mod_add_robust",
@@ -75,6 +77,7 @@ CLAIMS = (
         side=">",
         threshold=0.99,
         paper="1",
+        main=True,
     ),
     Claim(
         name="ising_fails",
@@ -86,6 +89,7 @@ CLAIMS = (
         threshold=0.05,
         kind="share",
         paper="one seed of ten",
+        main=True,
     ),
     Claim(
         name="ising_losses_vary",

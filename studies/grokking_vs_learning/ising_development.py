@@ -64,6 +64,7 @@ CLAIMS = (
         side="within",
         threshold=(-0.1, 0.1),
         paper="0",
+        main=True,
     ),
     Claim(
         name="improves_afterwards",
@@ -82,6 +83,7 @@ CLAIMS = (
         values=_detour,
         side=">",
         threshold=0.2,
+        main=True,
     ),
 )
 

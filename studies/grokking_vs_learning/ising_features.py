@@ -44,6 +44,7 @@ CLAIMS = (
         side=">",
         threshold=0.95,
         paper=".99",
+        main=True,
     ),
     Claim(
         name="grokked_energy",
@@ -54,6 +55,7 @@ CLAIMS = (
         side=">",
         threshold=0.95,
         paper=".99",
+        main=True,
     ),
     Claim(
         name="same_feature",

@@ -53,6 +53,7 @@ CLAIMS = (
         values=_growth,
         side=">",
         threshold=1.2,
+        main=True,
     ),
     Claim(
         name="peak_after_plateau",
@@ -72,6 +73,7 @@ CLAIMS = (
         side="within",
         threshold=(0.5, 0.85),
         paper=".67",
+        main=True,
     ),
     Claim(
         name="transient_steady",
@@ -82,6 +84,7 @@ CLAIMS = (
         side="within",
         threshold=(0.35, 0.65),
         paper=".50",
+        main=True,
     ),
 )
 

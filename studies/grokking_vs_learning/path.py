@@ -63,6 +63,7 @@ CLAIMS = (
         side=">",
         threshold=0.95,
         paper="nearly 1",
+        main=True,
     ),
     Claim(
         name="ising_to_origin",
@@ -73,6 +74,7 @@ CLAIMS = (
         side=">",
         threshold=0.8,
         paper="approaching 1",
+        main=True,
     ),
     Claim(
         name="ising_steady_outwards",
@@ -82,6 +84,7 @@ CLAIMS = (
         values=_steady,
         side="<",
         threshold=0,
+        main=True,
     ),
     Claim(
         name="mod_add_straight",
@@ -100,6 +103,7 @@ CLAIMS = (
         values=lambda results: _to_origin(results, "ising") - _to_origin(results, "mod_add"),
         side=">",
         threshold=0.2,
+        main=True,
     ),
     *(
         Claim(

@@ -66,6 +66,7 @@ CLAIMS = (
             threshold=0.5,
             kind="share",
             paper=paper,
+            main=True,
         )
         for (sweep, task), paper in zip(_TASKS, ("2200 to 6400", "19 to 47"), strict=True)
     ),
@@ -79,6 +80,7 @@ CLAIMS = (
             side=">",
             threshold=0.5,
             kind="share",
+            main=True,
         )
         for sweep, task in _TASKS
     ),

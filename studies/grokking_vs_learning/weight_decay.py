@@ -66,6 +66,7 @@ CLAIMS = (
         side=">",
         threshold=20,
         paper="25",
+        main=True,
     ),
     Claim(
         name="five_percent_kept",
@@ -76,6 +77,7 @@ CLAIMS = (
         side="<",
         threshold=0.065,
         paper=".05",
+        main=True,
     ),
     Claim(
         name="ipr_breaks_down",
@@ -86,6 +88,7 @@ CLAIMS = (
         side=">",
         threshold=5,
         paper="close to 10",
+        main=True,
     ),
     Claim(
         name="breakdown_beyond",
@@ -96,6 +99,7 @@ CLAIMS = (
         side="<",
         threshold=0.5,
         paper="none learns",
+        main=True,
     ),
     Claim(
         name="losses_fall",
