@@ -35,12 +35,7 @@ INTERRUPTED = 130
 
 #: What a run is written to and watched by, and how fast: no difference between what two runs find.
 _ELSEWHERE = ("run_dir", "resume", "dry_run", "threads", "accelerator", "checkpoint_every", "logger")
-_FOLLOWS = (
-    ("trainer", "default_root_dir"),
-    ("trainer", "accelerator"),
-    ("callbacks", "checkpoint"),
-    ("callbacks", "progress"),
-)
+_FOLLOWS = (("trainer", "default_root_dir"), ("trainer", "accelerator"), ("callbacks", "checkpoint"))
 
 
 @dataclass(frozen=True)
@@ -67,17 +62,13 @@ def essence(config: Mapping[str, Any]) -> dict[str, Any]:
         {'epochs': 5, 'trainer': {'precision': 32}, 'callbacks': {}}
     """
     found = {key: deepcopy(value) for key, value in config.items() if key not in _ELSEWHERE}
-    for group, names in {
-        "trainer": ("default_root_dir", "accelerator"),
-        "callbacks": ("checkpoint", "progress"),
-    }.items():
-        for name in names:
-            found[group].pop(name, None)
+    for group, name in _FOLLOWS:
+        found[group].pop(name, None)
     return found
 
 
 def job(config: DictConfig, train: Callable[[dict[str, Any]], int]) -> Outcome | None:
-    """Run what one configuration asks for; outside of a sweep this ends the process where it fails.
+    """Run what one configuration asks for; outside of a sweep the process ends where that fails.
 
     Args:
         config: As Hydra has composed it.
