@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
+from omegaconf import DictConfig
 
 from lit_grok import cli, sweeps
 from lit_grok.schema import UsageError
@@ -26,12 +28,13 @@ ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPE
 class Sweeper(BasicSweeper):
     """Hydra's own, which says in the end what became of every job."""
 
-    def setup(self, **context: Any) -> None:
-        """Have joblib count physical cores, not twice as many: its launcher runs a job on each."""
-        import joblib
+    def setup(self, *, config: DictConfig, **context: Any) -> None:
+        """Have joblib's launcher run a job on each physical core, of which it would count twice as many."""
+        if "joblib" in config.hydra.launcher["_target_"]:
+            import joblib
 
-        os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(joblib.cpu_count(only_physical_cores=True)))
-        super().setup(**context)
+            os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(joblib.cpu_count(only_physical_cores=True)))
+        super().setup(config=config, **context)
 
     def sweep(self, arguments: list[str]) -> None:
         """Run every job.
@@ -39,8 +42,6 @@ class Sweeper(BasicSweeper):
         Raises:
             SystemExit: Where one has failed.
         """
-        from joblib.externals.loky.process_executor import BrokenProcessPool
-
         try:
             returns = [each for batch in super().sweep(arguments) for each in batch]
         except BrokenProcessPool:
@@ -60,7 +61,7 @@ class SlurmLauncher(BaseSubmititLauncher):
         """Submit the jobs and wait for all of them."""
         jobs = self._submit(job_overrides, initial_job_idx)
         arrays = " ".join(sorted({job.job_id.partition("_")[0] for job in jobs}, key=int))
-        cli.log.info("%d SLURM jobs (%s), output in %s", len(jobs), arrays, self.params["submitit_folder"])
+        cli.log.info("SLURM has %d to run (%s), output in %s", len(jobs), arrays, self.params["submitit_folder"])
         names = sweeps.distinct([filter_overrides(overrides) for overrides in job_overrides])
         returns: dict[int, JobReturn] = {}
         try:
@@ -119,20 +120,24 @@ def _gather(jobs: Sequence[Any]) -> Iterator[tuple[int, sweeps.Outcome]]:
     while waiting:
         states = _states()
         for i, job in list(waiting.items()):
-            state = states.get(job.job_id, "gone") if states is not None else "RUNNING"
+            state = states.get(job.job_id, "") if states is not None else "RUNNING"
             if job.paths.result_pickle.exists():
                 yield i, _result(job)
                 del waiting[i]
             elif state in ALIVE:
                 gone.pop(i, None)
             elif time.monotonic() - gone.setdefault(i, time.monotonic()) > LATE_SECONDS:
-                yield (
-                    i,
-                    sweeps.Outcome("failed", f"SLURM says {state} of job {job.job_id}; its output: {job.paths.stderr}"),
-                )
+                yield i, _killed(job, state)
                 del waiting[i]
         if waiting:
             time.sleep(POLL_SECONDS)
+
+
+def _killed(job: Any, state: str) -> sweeps.Outcome:
+    """What to say of a job that has left no result, given its last state where SLURM still knows it."""
+    said = f" ({state})" if state else ""
+    output = f"its output: {job.paths.stderr}" if job.paths.stderr.exists() else "it had not begun"
+    return sweeps.Outcome("failed", f"SLURM job {job.job_id} was killed{said}, as by scancel or a limit; {output}")
 
 
 def _states() -> dict[str, str] | None:

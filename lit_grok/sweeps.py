@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -101,8 +100,8 @@ def _settle() -> None:
     warnings.filterwarnings("ignore", module="lightning")
     sys.argv = ["train.py", *HydraConfig.get().overrides.task]
     if "slurm" in HydraConfig.get().launcher["_target_"].lower():
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it; a training catches it, to save and stop
-        signal.signal(signal.SIGUSR2, lambda *_: signal.raise_signal(signal.SIGTERM))  # the time is almost over
+        # The time is almost over: a training saves and stops on SIGTERM, which submitit ignores before and after it.
+        signal.signal(signal.SIGUSR2, lambda *_: signal.raise_signal(signal.SIGTERM))
 
 
 def _job(config: DictConfig, train: Callable[[dict[str, Any]], int]) -> Outcome:
@@ -130,6 +129,8 @@ def _claim(config: Mapping[str, Any], locks: ExitStack) -> Path:
         locks: Holds the directory as long as the job runs, so that no other process trains into it: the jobs of a
             cluster go on where the command that has started them is killed, and it may be given again meanwhile.
     """
+    from filelock import FileLock, Timeout
+
     if not cli.names_its_directory():
         return cli.claim_fresh(config)
     asked = Path(config["run_dir"])
@@ -171,12 +172,14 @@ def report(jobs: Sequence[tuple[Sequence[str], Outcome]]) -> None:
     """
     counts = {status: [o.status for _, o in jobs].count(status) for status in ("done", "skipped", "stopped", "failed")}
     summary = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    log.info("%d jobs: %s", len(jobs), summary)
+    log.info("%d job%s: %s", len(jobs), "s"[: len(jobs) - 1], summary)
     names = distinct([arguments for arguments, _ in jobs])
     for number, (_, outcome) in enumerate(jobs):
         if outcome.status in ("stopped", "failed"):
             log.info("%s", line(number, names[number], outcome))
     if counts["stopped"] or counts["failed"]:
+        if any(argument.startswith("run_dir=") for argument in jobs[0][0]):
+            log.info("the same command skips what is complete and goes on with what was stopped")
         sys.exit(cli.EXIT_FAILED)
 
 
@@ -187,7 +190,7 @@ def distinct(jobs: Sequence[Sequence[str]]) -> list[str]:
         >>> distinct([["task=ising", "init_scale=1"], ["task=ising", "init_scale=10"]])
         ['init_scale=1', 'init_scale=10']
     """
-    common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
+    common = set.intersection(*map(set, jobs))
     return [shlex.join(argument for argument in arguments if argument not in common) for arguments in jobs]
 
 
@@ -199,7 +202,7 @@ def line(number: int, name: str, outcome: Outcome) -> str:
         '#3 init_scale=10: failed: epochs=0: must be at least 1'
     """
     more = outcome.reason or outcome.run_dir
-    return f"#{number} {name}: {outcome.status}{': ' if more else ''}{more}"
+    return f"{f'#{number} {name}'.strip()}: {outcome.status}{': ' if more else ''}{more}"
 
 
 def lost() -> UsageError:
