@@ -45,7 +45,10 @@ class Sweeper(BasicSweeper):
         try:
             returns = [each for batch in super().sweep(arguments) for each in batch]
         except BrokenProcessPool:
-            raise sweeps.lost() from None
+            why = "a process of joblib was killed, as where the memory is full, and the others with it"
+            cli.exit_with(f"{why}; where run_dir is given, {sweeps.AGAIN}", cli.EXIT_FAILED)
+        except KeyboardInterrupt:
+            cli.exit_with(f"stopped; where run_dir is given, {sweeps.AGAIN}", sweeps.INTERRUPTED)
         sweeps.report([(each.overrides, each.return_value) for each in returns])
 
 

@@ -32,6 +32,9 @@ log = logging.getLogger("lit_grok")
 
 INTERRUPTED = 130
 
+#: What to do where some jobs are not done, and the command has said run_dir.
+AGAIN = "the same command skips what is complete and goes on with what was stopped"
+
 #: What a run is written to and watched by, and how fast: no difference between what two runs find.
 _ELSEWHERE = ("run_dir", "resume", "dry_run", "threads", "accelerator", "checkpoint_every", "logger")
 _FOLLOWS = (("trainer", "default_root_dir"), ("trainer", "accelerator"), ("callbacks", "checkpoint"))
@@ -179,7 +182,7 @@ def report(jobs: Sequence[tuple[Sequence[str], Outcome]]) -> None:
             log.info("%s", line(number, names[number], outcome))
     if counts["stopped"] or counts["failed"]:
         if any(argument.startswith("run_dir=") for argument in jobs[0][0]):
-            log.info("the same command skips what is complete and goes on with what was stopped")
+            log.info("%s", AGAIN)
         sys.exit(cli.EXIT_FAILED)
 
 
@@ -203,11 +206,3 @@ def line(number: int, name: str, outcome: Outcome) -> str:
     """
     more = outcome.reason or outcome.run_dir
     return f"{f'#{number} {name}'.strip()}: {outcome.status}{': ' if more else ''}{more}"
-
-
-def lost() -> UsageError:
-    """What to say where a process that runs jobs has been killed from outside."""
-    return UsageError(
-        "a process of hydra/launcher=joblib was killed, most often because the memory was full; give the same command "
-        "again, with a smaller hydra.launcher.n_jobs: where it says run_dir, jobs that are complete are skipped"
-    )
