@@ -63,7 +63,7 @@ class SlurmLauncher(BaseSubmititLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit the jobs and wait for all of them."""
         jobs = self._submit(job_overrides, initial_job_idx)
-        arrays = " ".join(sorted({job.job_id.partition("_")[0] for job in jobs}, key=int))
+        arrays = " ".join(_arrays(jobs))
         cli.log.info("SLURM has %d to run (%s), output in %s", len(jobs), arrays, self.params["submitit_folder"])
         names = sweeps.distinct([filter_overrides(overrides) for overrides in job_overrides])
         returns: dict[int, JobReturn] = {}
@@ -106,8 +106,14 @@ class SlurmLauncher(BaseSubmititLauncher):
             for first in range(0, len(calls), size):
                 jobs += executor.map_array(self, *zip(*calls[first : first + size], strict=True))
         except submitit.core.utils.FailedJobError as error:
+            if jobs:
+                subprocess.run(["scancel", *_arrays(jobs)], check=False)
             raise UsageError(f"hydra/launcher=slurm: {error}") from None
         return jobs
+
+
+def _arrays(jobs: Sequence[Any]) -> list[str]:
+    return sorted({job.job_id.partition("_")[0] for job in jobs}, key=int)
 
 
 def _largest_array() -> int:
