@@ -140,14 +140,16 @@ def _claim(config: Mapping[str, Any], locks: ExitStack) -> Path:
     for path in (asked, Path(f"{asked}-{HydraConfig.get().job.num}")):
         if _holds(path, config) is False:
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_name(f".{path.name}.lock"))
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
             if _holds(path, config):
                 raise UsageError(f"run_dir={path}: another process trains it") from None
             continue
+        except OSError as error:
+            raise UsageError(f"run_dir={path}: cannot be written ({error.strerror})") from None
         locks.callback(lock.release)
         if (held := _holds(path, config)) is None:
             return cli.claim_fresh({**config, "run_dir": str(path)})

@@ -102,6 +102,13 @@ def test_a_run_that_another_process_trains_is_left_alone(command):
     assert ": failed: run_dir=sweep: another process trains it" in result.out
 
 
+def test_a_place_that_cannot_be_written(command):
+    (command.folder / "file").touch()
+    result = command("-m", *command.MOD_ADD, "run_dir=file/sweep", "init_scale=1,2")
+    assert result.code == 1
+    assert "#1 init_scale=2: failed: run_dir=file/sweep: cannot be written (" in result.out
+
+
 def test_a_pattern_may_name_the_job(command):
     assert (
         command("-m", *command.MOD_ADD, "run_dir=s/${init_scale}_${hydra:job.num}", "init_scale=1,2", "epochs=1").code
