@@ -1,18 +1,22 @@
 # make train [ARGS="task=mod_add init_scale=0.1"]   set up, then train
 # make test                                         set up, then run the tests
+# make cluster-test                                 sweeps on a SLURM of one node, started for it (as root, with Debian's slurm-wlm)
 PYTHON ?= python3
 ARGS ?= task=ising init_scale=10
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: train test check format bench install clean
+.PHONY: train test cluster-test check format bench install clean
 
 train: install
 	$(BIN)/python train.py $(ARGS)
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+cluster-test: install
+	$(BIN)/python -m pytest -s tests/cluster
 
 check: install
 	$(BIN)/ruff format --check .

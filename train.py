@@ -15,7 +15,7 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lit_grok import cli
+from lit_grok import cli, sweeps
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from lit_grok.modules import LitClassifier
 
 # PyTorch and Lightning take seconds to import: what needs them imports them itself, so that typos are answered sooner.
-
-INTERRUPTED = 130
 
 
 def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDataModule, Trainer]:
@@ -109,7 +107,7 @@ def train(config: dict) -> int:
         if module.interrupted:
             epochs = trainer.current_epoch
             cli.log.info("stopped after %d epochs; go on with: python train.py resume=%s", epochs, run_dir)
-            exit_code = INTERRUPTED
+            exit_code = sweeps.INTERRUPTED
         else:
             callbacks = trainer.callbacks  # type: ignore[attr-defined]
             clocks = [callback.seconds for callback in callbacks if isinstance(callback, CheckpointCallback)]
@@ -129,12 +127,9 @@ def train(config: dict) -> int:
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> sweeps.Outcome | None:
     """Run one job."""
-    with cli.usage_errors(), cli.resolved(config) as plain, cli.writing(plain["run_dir"]):
-        exit_code = train(plain)
-    if exit_code:
-        sys.exit(exit_code)
+    return sweeps.job(config, train)
 
 
 if __name__ == "__main__":

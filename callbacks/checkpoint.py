@@ -24,7 +24,8 @@ log = logging.getLogger("lit_grok")
 class CheckpointCallback(Checkpoint):
     """Save the complete state of the training, and the results so far, on a cadence and when asked to stop.
 
-    SIGINT and SIGTERM end the training after the epoch in hand, with a checkpoint; a second one ends it at once.
+    SIGINT and SIGTERM end the training after the epoch in hand, with a checkpoint; a second SIGINT ends it at once.
+    A second SIGTERM is nobody's impatience: SLURM sends two, one to the job and one through srun.
     Every file is replaced as a whole, so a kill at any moment loses at most the epochs since the last checkpoint. The
     checkpoint before the last one is kept, for the case that the disk does not give the last one back.
 
@@ -101,13 +102,12 @@ class CheckpointCallback(Checkpoint):
             logger.save()
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self._signal is not None:
+        if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._signal = number
-        log.info(
-            "%s: saving after this epoch, then stopping (once more: stop at once)",
-            signal.Signals(number).name,
-        )
+        if self._signal is None:
+            self._signal = number
+            name = signal.Signals(number).name
+            log.info("%s: saving after this epoch, then stopping (Ctrl-C once more: stop at once)", name)
 
 
 class _CheckpointFile(TorchCheckpointIO):

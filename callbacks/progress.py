@@ -1,6 +1,7 @@
 """How far the training is."""
 
 import logging
+import multiprocessing
 import sys
 import time
 from typing import Any
@@ -14,7 +15,7 @@ log = logging.getLogger("lit_grok")
 class ProgressCallback(L.Callback):
     """A bar with epoch, speed, train and test accuracy (range over replicas) and time left.
 
-    Where there is no terminal, a plain line now and then instead.
+    Where there is no terminal, or several jobs share it, a plain line now and then instead.
 
     Args:
         refresh: Seconds between updates of the bar.
@@ -22,7 +23,7 @@ class ProgressCallback(L.Callback):
     """
 
     def __init__(self, refresh: float = 0.2, line_every: float = 30.0):
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() and not multiprocessing.parent_process()
         self._interval = refresh if self._terminal else line_every
         self._bar: tqdm | None = None
         self._start = self._shown = 0.0

@@ -10,12 +10,12 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from datetime import datetime
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Any, Literal, NoReturn
 
 import yaml
@@ -36,9 +36,6 @@ from lit_grok.schema import RESUMABLE, Number, Seed, UsageError, check, meant, n
 
 log = logging.getLogger("lit_grok")
 
-#: When the command was given: what the jobs of one sweep have in common.
-_STARTED = datetime.now()
-
 EXIT_FAILED, EXIT_USAGE = 1, 2
 CONFIG_DIR = Path(__file__).parents[1] / "configs"
 #: What replicas may differ in: lists, whose product is trained at once.
@@ -55,10 +52,19 @@ MOST_REPLICAS = 10**5
 _made: set[Path] = set()
 
 
+class Refused(SystemExit):
+    """The end of a job, and the line that says why."""
+
+    def __init__(self, reason: str, code: int):
+        super().__init__(code)
+        self.reason = reason
+
+
 def exit_with(message: str, code: int = EXIT_USAGE) -> NoReturn:
     """End with one line and this exit code."""
-    sys.stderr.write(f"error: {' '.join(str(message).split())}\n")
-    sys.exit(code)
+    reason = " ".join(str(message).split())
+    sys.stderr.write(f"error: {reason}\n")
+    raise Refused(reason, code)
 
 
 @contextmanager
@@ -237,10 +243,21 @@ def replicas(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def threads(asked: Literal["auto"] | int) -> int:
-    """Number of threads to train on; ``auto`` is the physical cores that this process may use."""
+    """Number of threads to train on; ``auto`` is the physical cores that this process may use.
+
+    Jobs that run side by side share them: joblib's evenly, and one of SLURM has the cores it asked for.
+    """
     import joblib
 
-    return joblib.cpu_count(only_physical_cores=True) if asked == "auto" else asked
+    if asked != "auto":
+        return asked
+    cores = joblib.cpu_count(only_physical_cores=True)
+    if not HydraConfig.initialized() or HydraConfig.get().mode is RunMode.RUN:
+        return cores
+    launcher = HydraConfig.get().launcher
+    if (jobs := launcher.get("n_jobs")) is not None:
+        return max(1, cores // jobs) if jobs > 0 else 1
+    return min(cores, launcher.get("cpus_per_task") or cores)
 
 
 def _listed(key: str, value: Any) -> list[Any]:
@@ -266,10 +283,14 @@ def _refuse_absurd(asked: str, count: int) -> None:
 
 
 @contextmanager
-def resolved(config: DictConfig) -> Iterator[dict[str, Any]]:
+def resolved(config: DictConfig, claim: Callable[[dict[str, Any]], Path]) -> Iterator[dict[str, Any]]:
     """The configuration of this run as plain containers, checked; that of an earlier run where it is resumed.
 
     The run's directory is made; for a dry run it is a temporary one, gone afterwards.
+
+    Args:
+        config: The configuration as it was composed.
+        claim: Makes the run's directory, given the resolved configuration; `claim_fresh`, unless it is one of a sweep.
     """
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # for callbacks and networks in a file of the user's own
@@ -299,12 +320,13 @@ def resolved(config: DictConfig) -> Iterator[dict[str, Any]]:
         logging.getLogger(name).setLevel(logging.ERROR)
     run_dir, temporary = plain["run_dir"], None
     if HydraConfig.get().mode is RunMode.MULTIRUN and "group" in plain["logger"]:
-        plain["logger"]["group"] = plain["logger"]["group"] or f"{plain['task']} {_STARTED:%Y-%m-%d_%H-%M-%S}"
+        started = Path(HydraConfig.get().sweep.dir).name
+        plain["logger"]["group"] = plain["logger"]["group"] or f"{plain['task']} {started}"
     if plain["dry_run"]:
         plain["callbacks"] = {k: v for k, v in plain["callbacks"].items() if k not in ("progress", "grok_time")}
         run_dir = temporary = _dry_run_directory(run_dir)
     elif not plain["resume"]:
-        run_dir = str(_claim(run_dir))
+        run_dir = str(claim(plain))
     plain["run_dir"] = plain["trainer"]["default_root_dir"] = run_dir
     try:
         yield plain
@@ -357,9 +379,14 @@ def _check_accelerator(name: str) -> None:
         raise UsageError(f"accelerator={name}: not on this machine; allowed: {', '.join(allowed)}")
 
 
-def _claim(run_dir: str) -> Path:
+def names_its_directory() -> bool:
+    """Whether the command says where the results go; the default name is that of the moment."""
+    return any(o.startswith("run_dir=") for o in HydraConfig.get().overrides.task)
+
+
+def claim_fresh(config: Mapping[str, Any]) -> Path:
     """Create the run's directory; where it exists the default name gets a counter and any other is refused."""
-    chosen = any(o.startswith("run_dir=") for o in HydraConfig.get().overrides.task)
+    run_dir, chosen = config["run_dir"], names_its_directory()
     names = (Path(run_dir if i == 0 else f"{run_dir}-{i}") for i in itertools.count())
     try:
         for path in names:
@@ -383,11 +410,15 @@ def _claim(run_dir: str) -> Path:
     raise AssertionError("the names never end")
 
 
-def log_to_console() -> None:
-    """Send the project's own messages to the terminal, above the progress bar."""
+def log_to_console(job: str = "") -> None:
+    """Send the project's own messages to the terminal, above the progress bar.
+
+    Args:
+        job: Stands before each line of them, where several jobs write to one terminal.
+    """
     log.setLevel(logging.DEBUG)
     log.propagate = False
-    log.handlers = [_Console(logging.INFO)]
+    log.handlers = [_Console(job)]
 
 
 def log_to_file(run_dir: str | Path) -> None:
@@ -407,9 +438,14 @@ class _File(logging.FileHandler):
 
 
 class _Console(logging.Handler):
+    def __init__(self, job: str):
+        super().__init__(logging.INFO)
+        self._job = job
+
     def emit(self, record: logging.LogRecord) -> None:
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(prefix + record.getMessage(), file=sys.stderr if prefix else sys.stdout)
+        text = indent(prefix + record.getMessage(), self._job)
+        tqdm.write(text, file=sys.stderr if prefix else sys.stdout)
         sys.stdout.flush()
 
 

@@ -60,7 +60,7 @@ def resumed(config: DictConfig) -> dict[str, Any]:
             raise UsageError(
                 f"{override}: a resumed run keeps its configuration; only {', '.join(RESUMABLE)} may be given"
             )
-    checkpoint, done = _last_checkpoint(run_dir)
+    checkpoint, done = last_checkpoint(run_dir)
     with restoring(str(checkpoint)):
         saved |= {"run_dir": str(run_dir), "resume": str(checkpoint), "dry_run": config.dry_run}
         check_keys(saved)
@@ -130,7 +130,7 @@ def _is_ours(found: Any) -> bool:
     return file is not None and not any(Path(file).is_relative_to(folder) for folder in installed)
 
 
-def _last_checkpoint(run_dir: Path) -> tuple[Path, int]:
+def last_checkpoint(run_dir: Path) -> tuple[Path, int]:
     """The last checkpoint that can be read, and the epochs it has made."""
     paths = [path for path in (run_dir / CHECKPOINT, run_dir / PREVIOUS_CHECKPOINT) if path.exists()]
     for path in paths:

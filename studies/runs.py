@@ -25,12 +25,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from lit_grok.results import CHECKPOINT, PREVIOUS_CHECKPOINT, finished
+from lit_grok.sweeps import essence
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 CONFIG_DIR = TRAIN.parent / "configs"
 
-#: What a run is written to and watched by, and how fast: no difference between what two runs find.
-_ELSEWHERE = ("run_dir", "resume", "dry_run", "threads", "accelerator", "checkpoint_every", "logger")
 _DIGITS = 10
 
 
@@ -67,12 +66,7 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration, but for what makes no difference to what is found."""
-        config = _resolve(self.overrides)
-        for key in _ELSEWHERE:
-            config.pop(key)
-        del config["trainer"]["default_root_dir"], config["trainer"]["accelerator"]
-        del config["callbacks"]["checkpoint"]
-        return config
+        return essence(_resolve(self.overrides))
 
     @property
     def epochs(self) -> int:

@@ -48,6 +48,7 @@ def test_every_dependency_is_pinned_and_has_a_reason():
 
 
 IMPORTED_AS = {"hydra-core": "hydra", "pyyaml": "yaml", "import-linter": None, "netcdf4": "netCDF4"}
+PLUGINS = {"hydra-submitit-launcher": "hydra_plugins", "hydra-joblib-launcher": None}  # Hydra finds them by itself
 UNIMPORTED_TOOLS = {"pytest-xdist", "pytest-timeout", "ruff", "mypy", "pytest", "nngeometry"}
 
 
@@ -64,10 +65,10 @@ def imports(*folders):
 def test_every_dependency_is_used_and_everything_used_is_a_dependency():
     import sys
 
-    used = set(imports("lit_grok", "callbacks", "datamodules")) - set(sys.stdlib_module_names)
+    used = set(imports("lit_grok", "callbacks", "datamodules", "hydra_plugins")) - set(sys.stdlib_module_names)
     used -= {"lit_grok", "callbacks", "datamodules"}
     names = [split(pin)[0] for pin in PROJECT["dependencies"]]
-    runtime = {IMPORTED_AS.get(name, name) for name in names}
+    runtime = {(IMPORTED_AS | PLUGINS).get(name, name) for name in names}
     assert used <= runtime | {"omegaconf"}  # Hydra's own configuration library
     everywhere = used | set(imports("tests", "benchmarks"))
     assert {n for n in runtime if n} - everywhere - UNIMPORTED_TOOLS == set()

@@ -110,6 +110,12 @@ def test_a_signal_in_the_last_epoch(command):
     identical(command.folder / "stopped", command.folder / "whole")
 
 
+def test_a_second_sigterm_changes_nothing():
+    callback = CheckpointCallback()
+    for number in (signal.SIGTERM, signal.SIGTERM):
+        callback._on_signal(number, None)
+
+
 def test_a_second_signal_stops_at_once():
     callback = CheckpointCallback(every=1)
     callback._on_signal(signal.SIGINT, None)
