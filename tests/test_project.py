@@ -47,7 +47,13 @@ def test_every_dependency_is_pinned_and_has_a_reason():
     assert len(PINS) == len({split(pin)[0] for pin in PINS})
 
 
-IMPORTED_AS = {"hydra-core": "hydra", "pyyaml": "yaml", "import-linter": None, "netcdf4": "netCDF4"}
+IMPORTED_AS = {
+    "hydra-core": "hydra",
+    "pyyaml": "yaml",
+    "import-linter": None,
+    "netcdf4": "netCDF4",
+    "wandb-workspaces": "wandb_workspaces",
+}
 UNIMPORTED_TOOLS = {"pytest-xdist", "pytest-timeout", "ruff", "mypy", "pytest", "nngeometry"}
 
 
