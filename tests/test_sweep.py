@@ -93,3 +93,10 @@ def test_several_replicas_would_share_the_agents_run_and_are_refused(command, in
 
 def test_without_wandb_an_agents_environment_means_nothing(command, in_sweep):
     command.mod_add("seed=0:2", "logger=csv")
+
+
+def test_the_files_are_no_choices_of_train_py(command):
+    result = command("task=mod_add", "sweep=init_scale")
+    assert result.code == 2
+    (line,) = result.err.splitlines()
+    assert line.startswith("error: sweep: no such key")
