@@ -168,9 +168,8 @@ BOARDS: dict[str, Callable[[str, str], Any]] = {"workspace": workspace, "report"
 
 def specification(board: Workspace | Report) -> dict[str, Any]:
     """What is sent to the server to save this, in W&B's own names."""
-    return json.loads(
-        board._to_model().model_dump_json(by_alias=True, exclude_none=True)
-    )  # the library has no other way
+    model = board._to_model()  # what the library's own save() sends; it has no public name
+    return json.loads(model.model_dump_json(by_alias=True, exclude_none=True))
 
 
 def parse_project(path: str) -> tuple[str, str]:

@@ -68,7 +68,8 @@ def test_every_name_is_one_that_a_run_logs(command, monkeypatch, capfd):
     assert all("epoch" in of_run["history"] for of_run in logged)
 
 
-def test_workspace_and_report_show_the_same_panels_grouped_by_task_and_init_scale(capsys):
+def test_workspace_and_report_show_the_same_panels_grouped_by_task_and_init_scale(capsys, monkeypatch):
+    monkeypatch.setattr(wandb, "Api", None)  # nothing is asked of a server
     specification = offline(capsys)
     titles = {
         board: sorted(panel["config"]["chartTitle"] for panel in found(specification[board], "viewType"))
