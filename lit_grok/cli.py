@@ -5,6 +5,7 @@ PyTorch, Lightning and the results are imported by what needs them, so that help
 
 import itertools
 import logging
+import os
 import re
 import shlex
 import shutil
@@ -199,7 +200,8 @@ def _no_such_key(key: str) -> str:
 
 def _defaults(overrides: Sequence[str], besides: Sequence[str] = ()) -> DictConfig:
     """The configuration that the chosen files of the configs' groups make, without any other value that is given."""
-    groups = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()} - {*besides}
+    folders = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()}
+    groups = folders - {"hydra", "sweep", *besides}  # Hydra's own files, and those of `wandb sweep`
     chosen = [o for o in overrides if re.split(r"[=@/]", o.lstrip("+~"))[0] in groups and "=" in o]
     if GlobalHydra.instance().is_initialized():
         return compose("train", overrides=chosen)
@@ -309,8 +311,9 @@ def resolved(config: DictConfig, claim: Callable[[dict[str, Any]], Path]) -> Ite
         plain = written = resumed(config)
         checking = restoring(plain["resume"])
     with checking:
-        replicas(plain)
+        asked = replicas(plain)
         if "wandb" in str(plain["logger"].get("_target_")):
+            _refuse_several_in_a_sweep(len(asked))
             # Before PyTorch: its classes search all modules there are, for 0.5 s afterwards.
             with suppress(ImportError):
                 import wandb.sdk.launch  # noqa: F401
@@ -368,6 +371,15 @@ def _refuse_contradictions(written: dict[str, Any], defaults: Any, path: tuple[s
         elif follows and here != default:
             key = ".".join((*path, name))
             raise UsageError(f"{key}={spelled(here)}: always the same as {follows[1]}: set {follows[1]} instead")
+
+
+def _refuse_several_in_a_sweep(count: int) -> None:
+    """Refuse more than one replica under an agent of a W&B sweep: all would log into the one run that it made."""
+    if os.environ.get("WANDB_SWEEP_ID") and (count > 1 or HydraConfig.get().mode is RunMode.MULTIRUN):
+        raise UsageError(
+            "init_scale, weight_decay and seed: the agent of a W&B sweep starts one replica at a time: "
+            "give one value each, without -m, and the lists to the sweep (or choose logger=csv)"
+        )
 
 
 def _check_accelerator(name: str) -> None:

@@ -44,8 +44,9 @@ def wandb_loggers(
 ) -> list[Logger]:
     """One W&B run per replica, in one group.
 
-    A resumed run goes on under the same W&B ids. Where the server cannot be reached the training goes on offline, and
-    where W&B cannot start at all without it.
+    A resumed run goes on under the same W&B ids. Started by the agent of a W&B sweep, the run is the one that the agent
+    made: W&B then takes id, project and entity from the agent. Where the server cannot be reached the training goes on
+    offline, and where W&B cannot start at all without it.
 
     Args:
         labels: A name for each replica.
@@ -102,7 +103,7 @@ def wandb_loggers(
             return wandb_loggers(labels, run_dir, config, replicas, "offline", project, group, entity, tags)
         log.warning("W&B could not start, the run goes on without it: %s", reason)
         return []
-    write(ids_file, json.dumps(ids))
+    write(ids_file, json.dumps([run.id for run in runs]))
     return [WandbLogger(experiment=run) for run in runs]
 
 
@@ -111,7 +112,7 @@ def _read_ids(path: Path, count: int) -> list[str]:
     try:
         with reading(path, f"{count} W&B ids"):
             ids = json.loads(path.read_text())
-            if len(ids) != count or not all(re.fullmatch("[0-9a-f]{8}", run_id) for run_id in ids):
+            if len(ids) != count or not all(re.fullmatch("[0-9a-z]{8}", run_id) for run_id in ids):
                 raise ValueError("other values")
             return list(ids)
     except FileNotFoundError:

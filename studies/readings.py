@@ -7,7 +7,6 @@ there is no such replica, or with ``seed`` alone.
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 from scipy import stats
 
@@ -23,11 +22,10 @@ def grid(tree: xr.DataTree, path: str, **labels: str) -> xr.DataArray:
     branch, _, name = path.rpartition("/")
     array = (tree[branch] if branch else tree).to_dataset()[name].sel(labels).transpose("replica", ...)
     scales, seeds = (np.atleast_1d(tree.coords[key].values) for key in ("init_scale", "seed"))
-    index = pd.MultiIndex.from_arrays([scales, seeds], names=["init_scale", "seed"])
+    coords = {"init_scale": ("replica", scales), "seed": ("replica", seeds)}
     others = {dim: array[dim].values for dim in array.dims[1:] if dim in array.coords}
-    plain = xr.DataArray(array.values, {"replica": np.arange(len(index)), **others}, array.dims, attrs=array.attrs)
-    plain = plain.assign_coords(xr.Coordinates.from_pandas_multiindex(index, "replica"))
-    return plain.unstack("replica").transpose("init_scale", "seed", ...)
+    plain = xr.DataArray(array.values, coords | others, array.dims, attrs=array.attrs)
+    return plain.set_index(replica=list(coords)).unstack("replica").transpose("init_scale", "seed", ...)
 
 
 def end(tree: xr.DataTree, path: str, **labels: str) -> xr.DataArray:

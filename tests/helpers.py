@@ -4,6 +4,7 @@ import base64
 import os
 import resource
 import signal
+import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
@@ -177,3 +178,36 @@ class NotesEvaluation(L.Callback):
 
     def on_train_epoch_end(self, trainer, pl_module):
         self.seen.append((watched(trainer), {k: v.item() for k, v in trainer.callback_metrics.items()}))
+
+
+def wandb_records(run_dir):
+    """What each W&B run below a directory has written, in its own format: https://github.com/google/leveldb's log."""
+    import wandb
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    wandb.teardown()  # its process may still be writing when a run has finished
+    for path in sorted(Path(run_dir).glob("wandb/offline-run-*/*.wandb")):
+        content, position, whole, records = path.read_bytes(), 7, b"", []
+        while position + 7 <= len(content):
+            if (left := 2**15 - position % 2**15) < 7:  # a block ends with what no header fits into
+                position += left
+                continue
+            _, length, kind = struct.unpack_from("<IHB", content, position)
+            whole += content[position + 7 : position + 7 + length]
+            position += 7 + length
+            if kind in (1, 4):  # whole, or the last part
+                records.append(Record.FromString(whole))
+                whole = b""
+        yield records
+
+
+def wandb_names(run_dir):
+    """The names under which W&B runs have curves, end values and configuration."""
+    names = {"history": set(), "summary": set(), "config": set()}
+    for records in wandb_records(run_dir):
+        for record in records:
+            parts = {"history": record.history.item, "summary": record.summary.update}
+            parts["config"] = [*record.run.config.update, *record.config.update]
+            for kind, items in parts.items():
+                names[kind] |= {item.key or item.nested_key[0] for item in items}
+    return names

@@ -10,6 +10,7 @@ from lightning import Callback, Trainer
 from omegaconf import OmegaConf
 
 import callbacks
+from callbacks.checks import check_callbacks
 from datamodules import ReplicaDataModule
 from lit_grok import cli, schema
 from lit_grok.modules import LitClassifier
@@ -20,7 +21,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = {
     str(folder.relative_to(CONFIGS)): sorted(file.stem for file in folder.glob("*.yaml"))
     for folder in CONFIGS.rglob("*")
-    if folder.is_dir() and folder.parts[len(CONFIGS.parts)] != "hydra"
+    if folder.is_dir() and folder.parts[len(CONFIGS.parts)] not in ("hydra", "sweep")
 }
 # A group within a group (callbacks/extra) is added to what there is.
 CHOICES = [f"{'+' * ('/' in group)}{group}={name}" for group, names in GROUPS.items() for name in names]
@@ -53,6 +54,7 @@ def assemble(config):
         config["module"], stack=ReplicaStack([network]), replicas=replicas, optimizer=optimizer, _convert_="all"
     )
     found = instantiate({"callbacks": config["callbacks"]}, _convert_="all")["callbacks"]
+    check_callbacks(found, build_network(config["network"]), config)
     trainer = instantiate(config["trainer"], callbacks=list(found.values()), logger=False)
     return datamodule, module, found, trainer
 
@@ -62,8 +64,8 @@ def with_task(choice):
     group, _, name = choice.partition("=")
     if group == "task":
         return [[choice]]
-    if group == "callbacks" and name in TASKS:
-        return [[f"task={name}", choice]]
+    if group == "callbacks" and (task := name.removesuffix("_paper")) in TASKS:
+        return [[f"task={task}", choice]]
     if group == "experiment":
         return [[choice]]
     return [[f"task={task}", choice] for task in TASKS]
@@ -85,9 +87,10 @@ def test_every_file_is_composed_and_instantiated(overrides):
 
 
 def test_every_file_is_reached_by_a_choice():
-    files = {str(file.relative_to(CONFIGS)) for file in CONFIGS.rglob("*.yaml")}
+    files = {str(file.relative_to(CONFIGS)) for file in CONFIGS.rglob("*.yaml") if file.parent.name != "sweep"}
     reached = {f"{group}/{name}.yaml" for group, names in GROUPS.items() for name in names}
-    assert files == reached | {"train.yaml", "hydra/help/lit_grok.yaml"}
+    hydras = {"hydra/help/lit_grok.yaml", "hydra/sweeper/lit_grok.yaml", "hydra/launcher/slurm.yaml"}
+    assert files == reached | {"train.yaml"} | hydras
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.rglob("*.yaml")), ids=lambda f: str(f.relative_to(CONFIGS)))

@@ -47,7 +47,13 @@ def test_every_dependency_is_pinned_and_has_a_reason():
     assert len(PINS) == len({split(pin)[0] for pin in PINS})
 
 
-IMPORTED_AS = {"hydra-core": "hydra", "pyyaml": "yaml", "import-linter": None, "netcdf4": "netCDF4"}
+IMPORTED_AS = {
+    "hydra-core": "hydra",
+    "pyyaml": "yaml",
+    "import-linter": None,
+    "netcdf4": "netCDF4",
+    "wandb-workspaces": "wandb_workspaces",
+}
 PLUGINS = {"hydra-submitit-launcher": "hydra_plugins", "hydra-joblib-launcher": None}  # Hydra finds them by itself
 UNIMPORTED_TOOLS = {"pytest-xdist", "pytest-timeout", "ruff", "mypy", "pytest", "nngeometry"}
 
@@ -65,8 +71,8 @@ def imports(*folders):
 def test_every_dependency_is_used_and_everything_used_is_a_dependency():
     import sys
 
-    used = set(imports("lit_grok", "callbacks", "datamodules", "hydra_plugins")) - set(sys.stdlib_module_names)
-    used -= {"lit_grok", "callbacks", "datamodules"}
+    used = set(imports("lit_grok", "callbacks", "datamodules", "studies", "hydra_plugins")) - set(sys.stdlib_module_names)
+    used -= {"lit_grok", "callbacks", "datamodules", "studies"}
     names = [split(pin)[0] for pin in PROJECT["dependencies"]]
     runtime = {(IMPORTED_AS | PLUGINS).get(name, name) for name in names}
     assert used <= runtime | {"omegaconf"}  # Hydra's own configuration library
