@@ -8,6 +8,7 @@ from pathlib import Path
 import studies
 from lit_grok.cli import exit_with
 from lit_grok.files import ReadError, WriteError
+from lit_grok.schema import UsageError
 from studies import gallery, reproduction
 
 
@@ -74,7 +75,7 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except ReadError as error:
+    except (ReadError, UsageError) as error:
         exit_with(str(error))
     except WriteError as error:
         exit_with(str(error), code=1)

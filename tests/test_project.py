@@ -71,7 +71,8 @@ def imports(*folders):
 def test_every_dependency_is_used_and_everything_used_is_a_dependency():
     import sys
 
-    used = set(imports("lit_grok", "callbacks", "datamodules", "studies", "hydra_plugins")) - set(sys.stdlib_module_names)
+    folders = ("lit_grok", "callbacks", "datamodules", "studies", "hydra_plugins")
+    used = set(imports(*folders)) - set(sys.stdlib_module_names)
     used -= {"lit_grok", "callbacks", "datamodules", "studies"}
     names = [split(pin)[0] for pin in PROJECT["dependencies"]]
     runtime = {(IMPORTED_AS | PLUGINS).get(name, name) for name in names}

@@ -159,3 +159,25 @@ def test_what_is_refused_is_told_at_once(slurm, tmp_path):
     assert sweep.returncode == 2
     assert err.splitlines()[-1].startswith("error: hydra/launcher=slurm: ")
     assert "invalid partition" in err
+
+
+def test_studies_train_on_the_cluster(slurm, tmp_path):
+    script = (
+        "import studies, runpy, sys\n"
+        "from studies.runs import Sweep\n"
+        "from tests.test_reproduce import study, TINY\n"
+        f"sweeps = [Sweep('tiny', 'mod_add', (0.1, 1.0), (*TINY, 'epochs=3')), "
+        "Sweep('wrong', 'mod_add', (1.0,), (*TINY, 'epochs=3', 'datamodule.train_fraction=0'))]\n"
+        "studies.all_studies = lambda: [study(*sweeps)]\n"
+        "sys.argv = ['reproduce.py', 'all', '--seeds', '2', '--launcher', 'slurm']\n"
+        f"runpy.run_path('{ROOT}/reproduce.py', run_name='__main__')\n"
+    )
+    environment = slurm | {"PYTHONPATH": str(ROOT)}
+    found = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert found.returncode == 1
+    assert found.stdout.count("done: ") == 2
+    assert found.stderr.count("failed: ") == 2
+    assert "train_fraction" in found.stderr
+    assert len(list((tmp_path / "runs/studies").glob("mod_add-seed*/summary.json"))) == 2

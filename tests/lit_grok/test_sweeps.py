@@ -9,8 +9,7 @@ import pytest
 from filelock import FileLock
 
 import lit_grok
-from hydra_plugins import lit_grok_sweeps
-from lit_grok import cli
+from lit_grok import cli, slurm
 from lit_grok.sweeps import Outcome, essence
 
 
@@ -176,8 +175,8 @@ class FakeJob:
 
 
 def test_a_killed_slurm_job_is_told_and_the_others_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(lit_grok_sweeps, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(lit_grok_sweeps, "LATE_SECONDS", 0.05)
+    monkeypatch.setattr(slurm, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(slurm, "LATE_SECONDS", 0.05)
     jobs = [
         FakeJob("7_0", tmp_path, Outcome("done")),
         FakeJob("7_1", tmp_path),
@@ -194,12 +193,14 @@ def test_a_killed_slurm_job_is_told_and_the_others_are_kept(tmp_path, monkeypatc
             jobs[2].paths.result_pickle.touch()
             return {"7_1": "CANCELLED"}
 
-    monkeypatch.setattr(lit_grok_sweeps, "_states", states)
-    found = dict(lit_grok_sweeps._gather(jobs))
-    assert [found[i].status for i in range(4)] == ["done", "failed", "stopped", "failed"]
+    monkeypatch.setattr(slurm, "_states", states)
+    found = {i: (failure, returned) for i, failure, returned in slurm.gather(jobs)}
+    assert [found[i][1].return_value.status if found[i][1] else "failed" for i in range(4)] == [
+        *("done", "failed", "stopped", "failed")
+    ]
     how = "as by scancel or a limit; it had not begun"
-    assert found[1].reason == f"SLURM job 7_1 was killed (CANCELLED), {how}"
-    assert found[3].reason == f"SLURM job 7_3 was killed, {how}"
+    assert found[1][0] == f"SLURM job 7_1 was killed (CANCELLED), {how}"
+    assert found[3][0] == f"SLURM job 7_3 was killed, {how}"
 
 
 def test_what_makes_no_difference_is_not_compared(command):
