@@ -42,7 +42,7 @@ CLAIMS = (
     ),
     Claim(
         name="fixed_batches_compress_more",
-        says="With the same batches every epoch they raise it more.",
+        says="With the same batches every epoch small initial weights raise C more.",
         source="ours",
         statistic="C(0.1) / C(1), the same batches less reshuffled",
         values=_difference,

@@ -43,7 +43,7 @@ CLAIMS = (
     ),
     Claim(
         name="no_regime_at_200_reshuffled",
-        says="So it is where batches are drawn anew every epoch.",
+        says="At batch size 200, reshuffled, they leave it as it is, too.",
         source="ours, of App. D",
         statistic="C(0.1) / C(1) − 1, batch size 200, reshuffled",
         values=lambda results: excess(results["batch_200_reshuffled"]),

@@ -75,7 +75,7 @@ CLAIMS = (
     ),
     Claim(
         name="trade_off_linear",
-        says="There C is linear in the training loss.",
+        says="Below 0.4 C is linear in the training loss.",
         source="Sec. 5, Fig. 5c",
         statistic="r² of C against the train loss over init_scale ≤ 0.4",
         values=lambda results: _line(determination, results),
@@ -85,7 +85,7 @@ CLAIMS = (
     ),
     Claim(
         name="trade_off_rises",
-        says="There a higher training loss goes with a higher C.",
+        says="Below 0.4 a higher training loss goes with a higher C.",
         source="Sec. 5, Fig. 5c",
         statistic="slope of C against the train loss over init_scale ≤ 0.4",
         values=lambda results: _line(slope, results),
@@ -94,7 +94,7 @@ CLAIMS = (
     ),
     Claim(
         name="grokking_flat",
-        says="Above, C does not depend on init_scale.",
+        says="Above 0.4 C does not depend on init_scale.",
         source="Sec. 5, Fig. 5a",
         statistic="C(10) / C(1) − 1",
         values=_flat,

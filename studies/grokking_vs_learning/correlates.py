@@ -80,7 +80,7 @@ CLAIMS = (
     ),
     Claim(
         name="gini_of_fisher",
-        says="And a less equal Fisher information.",
+        says="More compressible networks have a less equal Fisher information.",
         source="App. D, Fig. 15",
         statistic="Spearman's ρ of C and the Gini coefficient of F over the init_scales",
         values=lambda results: _with_compressibility("fim_trajectory/gini", results, variant=_VARIANT),

@@ -85,7 +85,7 @@ CLAIMS = (
     ),
     Claim(
         name="right_by_energy",
-        says="By their energy they are told to be ordered.",
+        says="By their energy, cold snapshots with a small magnetisation are told to be ordered.",
         source="App. B",
         statistic="share of them below the best threshold of the energy",
         values=lambda results: _values("wall_energy", results),
@@ -94,7 +94,7 @@ CLAIMS = (
     ),
     Claim(
         name="energy_tells_more",
-        says="So the energy tells the phases better than the magnetisation.",
+        says="The energy tells the phases better than the magnetisation.",
         source="Secs. 2.1, 4.1",
         statistic="accuracy of the best threshold, energy less |magnetisation|",
         values=lambda results: _values("energy_accuracy", results) - _values("magnetisation_accuracy", results),

@@ -36,7 +36,7 @@ CLAIMS = (
     ),
     Claim(
         name="steady_ipr",
-        says="So it does after steady learning.",
+        says="After steady learning each neuron holds little more than one frequency, too.",
         source="Sec. 4.2, Fig. 4c",
         statistic="mean IPR at init_scale 1",
         values=lambda results: _ipr(results, MOD_ADD_STEADY),
@@ -46,7 +46,7 @@ CLAIMS = (
     ),
     Claim(
         name="same_ipr",
-        says="Both are equally localised.",
+        says="Grokked and steadily trained networks are equally localised in the Fourier basis.",
         source="Sec. 4.2",
         statistic="mean IPR, init_scale 10 less 1",
         values=lambda results: _ipr(results, GROKS) - _ipr(results, MOD_ADD_STEADY),

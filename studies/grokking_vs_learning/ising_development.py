@@ -68,7 +68,7 @@ CLAIMS = (
     ),
     Claim(
         name="improves_afterwards",
-        says="It goes on improving after the accuracy has come.",
+        says="The representation of the energy goes on improving after the accuracy has come.",
         source="Sec. 6.1, Fig. 7",
         statistic="change of the weighted |r| of fc1 with the energy from t_test to the end, init_scale 10",
         values=_after,

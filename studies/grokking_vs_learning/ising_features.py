@@ -59,7 +59,7 @@ CLAIMS = (
     ),
     Claim(
         name="same_feature",
-        says="Both follow it equally well.",
+        says="Grokked and steadily trained networks follow the energy equally well.",
         source="Sec. 4.1",
         statistic="median |r| with the energy, init_scale 10 less 1",
         values=lambda results: _energy(results, GROKS) - _energy(results, ISING_STEADY),

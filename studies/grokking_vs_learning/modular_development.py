@@ -66,7 +66,7 @@ CLAIMS = (
     ),
     Claim(
         name="transient_grokking",
-        says="In grokking its peak lies 67 % above its end.",
+        says="In grokking the peak of C lies 67 % above its end.",
         source="Sec. 6.2, Fig. 6c",
         statistic="highest C over the last one, less 1, init_scale 10",
         values=lambda results: _transient(results, GROKS),
@@ -77,7 +77,7 @@ CLAIMS = (
     ),
     Claim(
         name="transient_steady",
-        says="In steady learning its peak lies 50 % above its end.",
+        says="In steady learning the peak of C lies 50 % above its end.",
         source="Sec. 6.2, Fig. 6d",
         statistic="highest C over the last one, less 1, init_scale 1",
         values=lambda results: _transient(results, MOD_ADD_STEADY),

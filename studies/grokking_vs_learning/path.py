@@ -67,7 +67,7 @@ CLAIMS = (
     ),
     Claim(
         name="ising_to_origin",
-        says="That line leads to the origin.",
+        says="The line on which the Ising network groks leads to the origin.",
         source="Sec. 6.3, Fig. 8c",
         statistic="highest cosine with the way to the origin up to t_test, init_scale 10",
         values=lambda results: _to_origin(results, "ising"),
@@ -78,7 +78,7 @@ CLAIMS = (
     ),
     Claim(
         name="ising_steady_outwards",
-        says="Learning steadily, it walks away from the origin.",
+        says="An Ising network that learns steadily walks away from the origin.",
         source="Sec. 6.3, Fig. 8c",
         statistic="mean cosine with the way to the origin from t_train to epoch 3000, init_scale 1",
         values=_steady,
@@ -97,7 +97,7 @@ CLAIMS = (
     ),
     Claim(
         name="mod_add_less_to_origin",
-        says="Modular addition leads to the origin far less.",
+        says="Grokking modular addition leads to the origin far less.",
         source="Sec. 6.3, Fig. 8d",
         statistic="highest cosine with the way to the origin up to t_test, Ising less modular addition, init_scale 10",
         values=lambda results: _to_origin(results, "ising") - _to_origin(results, "mod_add"),

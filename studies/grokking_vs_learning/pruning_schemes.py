@@ -54,7 +54,7 @@ CLAIMS = (
     ),
     Claim(
         name="last_layer_robust",
-        says="For the Ising network can spare weights of its fully connected layer, and few of its convolutions.",
+        says="The Ising network can spare weights of its fully connected layer, and few of its convolutions.",
         source="App. F.2, Fig. 26",
         statistic="area under the pruning curve, fc1 alone less conv1 alone, mean over the init_scales that learn",
         values=_robust,
