@@ -128,10 +128,15 @@ def finish(loggers: Sequence[Logger], records: Sequence[Mapping[str, Any]], exit
     if online:
         log.info("uploading to W&B, for %d s at most for each of %d runs", _PATIENCE_AT_THE_END, len(online))
     for r, logger in enumerate(loggers):
-        if isinstance(logger, WandbLogger):
+        if not isinstance(logger, WandbLogger):
+            continue
+        try:
             if records:
                 logger.experiment.summary.update(dict(records[r]))
             logger.experiment.finish(exit_code=exit_code)
+        except Exception as error:  # its own process has died, say: everything else is saved
+            reason = " ".join(str(error).splitlines()[:1]) or type(error).__name__
+            log.warning("W&B could not close run %s: %s", logger.experiment.id, reason)
 
 
 class CSVLogger(Logger):

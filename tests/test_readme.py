@@ -45,7 +45,7 @@ TINY = {
 
 
 def overrides(line):
-    """What a line passes to train.py, offline, in this process, with two seeds and all that it leaves open made tiny."""
+    """What a line passes to train.py, offline and in this process, with two seeds and all that it leaves open tiny."""
     line = re.sub(r"seed=0:\d+,\S+", "seed=0:2,2:4", line.replace("logger.mode=online", "logger.mode=offline"))
     line = re.sub(r"hydra[/.]launcher\S*=\S+ ", "", re.sub(r"seed=0:\d+(?!,)\b", "seed=0:2", line))  # tested elsewhere
     given = shlex.split(line.replace("--config-dir=examples", f"--config-dir={ROOT / 'examples'}"))[2:]

@@ -206,6 +206,24 @@ def server(monkeypatch, tmp_path):
     wandb.teardown()
 
 
+def test_wandb_that_dies_before_the_end_costs_nothing(monkeypatch, caplog):
+    class Fake:
+        def __init__(self, name):
+            self.experiment = Run({"id": name})
+            self.experiment.offline = True
+
+    def dead(exit_code=0):
+        raise BrokenPipeError("its process is gone")
+
+    monkeypatch.setattr(loggers, "WandbLogger", Fake)
+    both = [Fake("first"), Fake("second")]
+    both[0].experiment.finish = dead
+    loggers.finish(both, [{"status": "steady"}, {"status": "grokked"}], 0)
+    assert "W&B could not close run first: its process is gone" in caplog.text
+    assert both[1].experiment.exit_code == 0
+    assert both[1].experiment.summary == {"status": "grokked"}
+
+
 @pytest.mark.parametrize("kind", ["refuses", "hangs", "garbage"])
 def test_without_a_server_the_run_goes_on_offline(tmp_path, server, caplog, kind):
     if kind == "refuses":
