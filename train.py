@@ -15,7 +15,7 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lit_grok import cli, sweeps
+from lit_grok import cli, stacks, sweeps
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -66,11 +66,22 @@ def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDat
 
 def train(config: dict) -> int:
     """Train what the resolved configuration names and write what came out; returns the exit code."""
+    with cli.bad_input(config["run_dir"]):
+        from callbacks.checks import draw_run
+        from callbacks.cost import at_once
+
+        size = at_once(config, replicas := cli.replicas(config))
+    in_turn = size < len(replicas)
+    return stacks.in_turn(config, replicas, size, train_stack, draw_run) if in_turn else train_stack(config, replicas)
+
+
+def train_stack(config: dict, replicas: list[dict], whole: str | None = None) -> int:
+    """Train these replicas together; ``whole`` is the directory of the run whose part they are, which draws them."""
     run_dir = config["run_dir"]
     resume, config["resume"] = config["resume"], None
     with cli.bad_input(run_dir):
-        from callbacks import CheckpointCallback
-        from callbacks.base import save_figures
+        from callbacks.base import clean_up, save_figures
+        from callbacks.checkpoint import seconds_of
         from lit_grok import loggers
         from lit_grok.report import leave_report
         from lit_grok.results import finished, index_replicas, write_config, write_results, write_summary
@@ -79,7 +90,7 @@ def train(config: dict) -> int:
         cli.log.info("%s is complete; %s\n%s", run_dir, cli.longer(records), cli.table(records))
         return 0
     with restoring(resume), cli.bad_input(run_dir):
-        module, datamodule, trainer = build(config, replicas := cli.replicas(config))
+        module, datamodule, trainer = build(config, replicas)
         if resume:
             refuse_another(resume, module, trainer)
     if config["dry_run"]:
@@ -106,19 +117,17 @@ def train(config: dict) -> int:
         write_results(run_dir, results := module.results(), module.final_weights())
         if module.interrupted:
             epochs = trainer.current_epoch
-            cli.log.info("stopped after %d epochs; go on with: python train.py resume=%s", epochs, run_dir)
+            cli.log.info("stopped after %d epochs; go on with: python train.py resume=%s", epochs, whole or run_dir)
             exit_code = sweeps.INTERRUPTED
         else:
             callbacks = trainer.callbacks  # type: ignore[attr-defined]
-            clocks = [callback.seconds for callback in callbacks if isinstance(callback, CheckpointCallback)]
-            seconds = max(clocks, default=time.monotonic() - start)
+            seconds = seconds_of(callbacks, time.monotonic() - start)
             records = module.summary(config["task"], trainer.current_epoch, seconds)
             write_summary(run_dir, records)
-            for callback in callbacks:
-                if hasattr(callback, "clean_up"):
-                    callback.clean_up()
-            save_figures(index_replicas(results), callbacks, run_dir, trainer.loggers)
-            leave_report(run_dir)
+            clean_up(callbacks)
+            if not whole:
+                save_figures(index_replicas(results), callbacks, run_dir, trainer.loggers)
+                leave_report(run_dir)
             cli.log.info("%s", cli.table(records))
             exit_code = 0
     finally:

@@ -346,6 +346,13 @@ def labelled_scalars(path: str, array: xr.DataArray) -> dict[str, np.ndarray]:
     return {name: values for part in parts for name, values in part.items()}
 
 
+def clean_up(callbacks: Iterable[Any]) -> None:
+    """Let those callbacks that have kept something on disk until the end remove it."""
+    for callback in callbacks:
+        if hasattr(callback, "clean_up"):
+            callback.clean_up()
+
+
 def save_figures(
     run: xr.DataTree, callbacks: Iterable[Any], run_dir: str | Path, loggers: Sequence[Logger] = ()
 ) -> None:

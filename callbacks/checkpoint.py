@@ -6,6 +6,7 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,8 @@ class _CheckpointFile(TorchCheckpointIO):
         content = io.BytesIO()
         torch.save(checkpoint, content)
         write(path, content.getbuffer(), keep=Path(path).with_name(Path(PREVIOUS_CHECKPOINT).name))
+
+
+def seconds_of(callbacks: Iterable[Any], otherwise: float) -> float:
+    """How long a training has taken in all its sessions, as its checkpoints know; else what is given."""
+    return max((each.seconds for each in callbacks if isinstance(each, CheckpointCallback)), default=otherwise)

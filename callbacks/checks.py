@@ -3,12 +3,27 @@
 from collections.abc import Mapping
 from typing import Any
 
+import xarray as xr
+from hydra.utils import instantiate
 from torch import nn
 
-from callbacks.base import AnalysisCallback, AnalysisError
+from callbacks.base import AnalysisCallback, AnalysisError, save_figures
 from callbacks.evaluation import EvaluationCallback
 from lit_grok.monitoring import take_in
 from lit_grok.recorder import check_branch
+from lit_grok.results import build_network
+
+
+def draw_run(config: Mapping[str, Any], run: xr.DataTree) -> None:
+    """Draw a run as its configuration's callbacks do, without having trained it.
+
+    Args:
+        config: The resolved configuration.
+        run: What ``open_run`` gives.
+    """
+    callbacks = instantiate({"callbacks": config["callbacks"]}, _convert_="all")["callbacks"]
+    check_callbacks(callbacks, build_network(config["network"]), config)
+    save_figures(run, callbacks.values(), config["run_dir"])
 
 
 def check_callbacks(

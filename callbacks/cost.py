@@ -5,7 +5,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
@@ -14,13 +14,14 @@ from typing import Any
 import lightning as L
 import psutil
 import torch
+from hydra.utils import instantiate
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from callbacks.base import AnalysisCallback
 from datamodules.base import ReplicaDataModule
 from lit_grok.cli import UsageError
-from lit_grok.results import CHECKPOINT
+from lit_grok.results import CHECKPOINT, build_network
 
 log = logging.getLogger("lit_grok")
 
@@ -53,11 +54,12 @@ def refuse_too_many(
         UsageError: Where memory or disk do not suffice; the message has the estimate.
     """
     parameters = sum(p.numel() for p in network.parameters())
-    each_takes, free = 4 * COPIES * parameters + _bytes(data), _free_memory(trainer)
+    each_takes, free = _memory(network, data), _free_memory(trainer)
     if replicas * each_takes > free:
         raise UsageError(
             f"{replicas} replicas of {parameters} parameters take about {_size(replicas * each_takes)} of memory, and "
-            f"{_size(free)} are free: at most {free // each_takes} fit at once (-m and commas queue runs)"
+            f"{_size(free)} are free: at most {free // each_takes} fit at once "
+            "(replicas_at_once=auto trains stacks of so many, one after the other)"
         )
     epochs, directory = trainer.max_epochs or 0, Path(trainer.default_root_dir)
     needs = {f"callbacks.{name}": replicas * each.disk(parameters, epochs) for name, each in analyses.items()}
@@ -70,6 +72,28 @@ def refuse_too_many(
             f"{_size(needs[largest])} of it for {largest}, and the disk has {_size(free)} left: "
             "train fewer at once, or measure less often"
         )
+
+
+def at_once(config: Mapping[str, Any], replicas: Sequence[Mapping[str, Any]]) -> int:
+    """How many replicas a stack may have: ``auto`` is as many as fit into memory, with a fifth of it to spare.
+
+    Args:
+        config: The resolved configuration.
+        replicas: All of them.
+    """
+    asked = config["replicas_at_once"]
+    if asked != "auto":
+        return asked or len(replicas)
+    trainer, data = instantiate(config["trainer"], callbacks=[], logger=False), None
+    if len({replica["seed_data"] for replica in replicas}) > 1:  # then each has a copy of its own
+        data = instantiate(config["datamodule"])
+        data.prepare_data()
+    return max(1, int(0.8 * _free_memory(trainer)) // _memory(build_network(config["network"]), data))
+
+
+def _memory(network: nn.Module, data: ReplicaDataModule | None) -> int:
+    """Bytes that one replica takes while it trains."""
+    return 4 * COPIES * sum(p.numel() for p in network.parameters()) + _bytes(data)
 
 
 class CostCallback(L.Callback):

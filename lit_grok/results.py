@@ -135,24 +135,37 @@ def open_runs(pattern: str | Path | Sequence[str | Path], *branches: str) -> xr.
         raise FileNotFoundError(f"{pattern}: no run directory matches (one that holds {RESULTS})")
     configs = [_flatten(read_config(directory)) for directory in directories]
     varying = _varying(configs)
-    parts: dict[str, list[xr.Dataset]] = {}
-    ends: dict[str, list[int]] = {}
+    trees: list[xr.DataTree] = []
     there: set[str] = set()
-    first = 0
     for directory, config in zip(directories, configs, strict=True):
         tree, own = _read(directory, branches)
         there |= set(own)
         size = tree.sizes["replica"]
         labels = {key: [config.get(key)] * size for key in varying} | {"run_dir": [str(directory)] * size}
-        root = tree.to_dataset(inherit=False)
-        parts.setdefault("/", []).append(root.assign_coords({k: ("replica", v) for k, v in labels.items()}))
+        trees.append(tree.assign_coords({key: ("replica", values) for key, values in labels.items()}))
+    if unknown := [branch for branch in branches if branch not in there]:
+        raise KeyError(f"no run has a branch {', '.join(unknown)}; there are: {', '.join(sorted(there))}")
+    return index_replicas(join(trees), also=varying)
+
+
+def read_results(run_dir: str | Path) -> xr.DataTree:
+    """The results of a run as they were written, with replicas that are not yet indexed."""
+    return _read(Path(run_dir))[0]
+
+
+def join(trees: Sequence[xr.DataTree]) -> xr.DataTree:
+    """Trees side by side along ``replica``, curves aligned, NaN where one has no value; replicas not indexed."""
+    parts: dict[str, list[xr.Dataset]] = {}
+    ends: dict[str, list[int]] = {}
+    first = 0
+    for tree in trees:
+        size, root = tree.sizes["replica"], tree.to_dataset(inherit=False)
+        parts.setdefault("/", []).append(root)
         for name, branch in tree.children.items():
             numbered = branch.to_dataset(inherit=False).assign_coords(replica=np.arange(first, first + size))
             parts.setdefault(name, []).append(numbered)
             ends.setdefault(name, []).append(int(root.epochs.max()))
         first += size
-    if unknown := [branch for branch in branches if branch not in there]:
-        raise KeyError(f"no run has a branch {', '.join(unknown)}; there are: {', '.join(sorted(there))}")
     options: Any = {"dim": "replica", "join": "outer", "combine_attrs": "drop_conflicts"}
     merged = {
         name: xr.concat(_alike(several, ends[name]) if name in ends else several, **options)
@@ -161,7 +174,7 @@ def open_runs(pattern: str | Path | Sequence[str | Path], *branches: str) -> xr.
     for name, part in merged.items():
         if name != "/":  # a run that lacks it has NaN there
             merged[name] = part.reindex(replica=np.arange(first)).drop_vars("replica")
-    return index_replicas(xr.DataTree.from_dict(merged), also=varying)
+    return xr.DataTree.from_dict(merged)
 
 
 def _alike(parts: Sequence[xr.Dataset], ends: Sequence[int]) -> list[xr.Dataset]:

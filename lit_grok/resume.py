@@ -27,6 +27,7 @@ from lit_grok.modules import LitClassifier
 from lit_grok.recorder import EVALUATION, Recorder
 from lit_grok.results import CHECKPOINT, CONFIG, PREVIOUS_CHECKPOINT, read_checkpoint, read_config
 from lit_grok.schema import RESUMABLE, UsageError, check_keys
+from lit_grok.stacks import FOLDER
 
 log = logging.getLogger("lit_grok")
 
@@ -60,7 +61,8 @@ def resumed(config: DictConfig) -> dict[str, Any]:
             raise UsageError(
                 f"{override}: a resumed run keeps its configuration; only {', '.join(RESUMABLE)} may be given"
             )
-    checkpoint, done = last_checkpoint(run_dir)
+    stacks = sorted((run_dir / FOLDER).glob("*"))  # of which each has a checkpoint of its own
+    checkpoint, done = (stacks[-1] / CHECKPOINT, 0) if stacks else last_checkpoint(run_dir)
     with restoring(str(checkpoint)):
         saved |= {"run_dir": str(run_dir), "resume": str(checkpoint), "dry_run": config.dry_run}
         check_keys(saved)

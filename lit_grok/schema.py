@@ -59,6 +59,7 @@ class Keys(TypedDict):
     checkpoint_every: Count
     accelerator: str
     threads: Literal["auto"] | Count
+    replicas_at_once: Literal["auto"] | Count | None
     run_dir: Directory
     resume: Directory | None
     dry_run: bool

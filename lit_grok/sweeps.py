@@ -36,7 +36,16 @@ INTERRUPTED = 130
 AGAIN = "the same command skips what is complete and goes on with what was stopped"
 
 #: What a run is written to and watched by, and how fast: no difference between what two runs find.
-_ELSEWHERE = ("run_dir", "resume", "dry_run", "threads", "accelerator", "checkpoint_every", "logger")
+_ELSEWHERE = (
+    "run_dir",
+    "resume",
+    "dry_run",
+    "threads",
+    "replicas_at_once",
+    "accelerator",
+    "checkpoint_every",
+    "logger",
+)
 _FOLLOWS = (("trainer", "default_root_dir"), ("trainer", "accelerator"), ("callbacks", "checkpoint"))
 
 
