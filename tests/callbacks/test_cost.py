@@ -49,7 +49,7 @@ def test_replicas_that_do_not_fit_into_memory(command, machine):
     assert result.code == 2
     assert result.err == (
         "error: 1000 replicas of 555 parameters take about 22.2 MB of memory, and 22.2 MB are free: "
-        "at most 999 fit at once (-m and commas queue runs)\n"
+        "at most 999 fit at once (replicas_at_once=auto trains stacks of so many, one after the other)\n"
     )
     assert not (command.folder / "run").exists()
 
