@@ -142,7 +142,9 @@ def open_runs(pattern: str | Path | Sequence[str | Path], *branches: str) -> xr.
         there |= set(own)
         size = tree.sizes["replica"]
         labels = {key: [config.get(key)] * size for key in varying} | {"run_dir": [str(directory)] * size}
-        trees.append(tree.assign_coords({key: ("replica", values) for key, values in labels.items()}))
+        root = tree.to_dataset(inherit=False)
+        tree.dataset = root.assign_coords({key: ("replica", values) for key, values in labels.items()})
+        trees.append(tree)
     if unknown := [branch for branch in branches if branch not in there]:
         raise KeyError(f"no run has a branch {', '.join(unknown)}; there are: {', '.join(sorted(there))}")
     return index_replicas(join(trees), also=varying)
