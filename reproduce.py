@@ -14,7 +14,7 @@ from studies import gallery, reproduction
 
 def seeds(text: str) -> range:
     """``5`` are the seeds 0 to 4, ``3:5`` are 3 and 4."""
-    ends = re.fullmatch(r"(?:(\d+):)?(\d+)", text)
+    ends = re.fullmatch(r"(?:([0-9]{1,4}):)?([0-9]{1,4})", text)
     found = range(int(ends[1] or 0), int(ends[2])) if ends else range(0)
     if not found:
         raise argparse.ArgumentTypeError(f"{text}: how many there are, such as 5, or a range such as 3:5")
@@ -23,7 +23,7 @@ def seeds(text: str) -> range:
 
 def count(text: str) -> int:
     """A whole number, 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
+    if not re.fullmatch("[1-9][0-9]{0,3}", text):
         raise argparse.ArgumentTypeError(f"{text}: a whole number, 1 or more")
     return int(text)
 
@@ -55,8 +55,9 @@ def main() -> int:
         print(reproduction.listing(given.runs, given.seeds))
         return 0
     try:
-        every = given.studies == ["all"]
-        chosen = studies.all_studies() if every else [studies.find(name) for name in dict.fromkeys(given.studies)]
+        every = "all" in given.studies
+        named = studies.all_studies() if every else [studies.find(name) for name in given.studies]
+        chosen = list({study.name: study for study in named}.values())
     except ValueError as error:
         exit_with(str(error))
     runs = reproduction.plan(chosen, given.seeds)
@@ -79,5 +80,7 @@ if __name__ == "__main__":
         exit_with(str(error))
     except WriteError as error:
         exit_with(str(error), code=1)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        exit_with(f"{error.filename}: cannot be written ({error.strerror})", code=1)
     except KeyboardInterrupt:
         exit_with("stopped; what the runs have saved is kept, the same command goes on", code=130)

@@ -52,7 +52,7 @@ def against_scale(
         if path in log and high > _DECADE * low > 0:
             log_axis(axes)
         axes.set(xlabel="init_scale", ylabel=name)
-        scale_axis(axes, scales)
+        scale_axis(axes, np.unique(np.concatenate([tree.coords["init_scale"].values for tree in trees.values()])))
     for axes in panels[len(quantities) :]:
         axes.remove()
     if len(trees) > 1:
@@ -116,7 +116,7 @@ def _has(tree: xr.DataTree, path: str, dim: str) -> bool:
 
 def _title(trees: Mapping[str, xr.DataTree]) -> str:
     """What all of them are; of several sweeps, which differ in more than the legend can say, the task alone."""
-    first = next(iter(trees.values()))
     if len(trees) == 1:
-        return heading(first, "each a mark")
-    return f"{first.attrs.get('title', first.attrs.get('task', ''))}, seeds: each a mark"
+        return heading(next(iter(trees.values())), "each a mark")
+    titles = {str(tree.attrs.get("title", tree.attrs.get("task", ""))) for tree in trees.values()}
+    return ", ".join([*(titles if len(titles) == 1 else ()), "each seed a mark"])

@@ -87,21 +87,30 @@ def is_status(tree: xr.DataTree, *status: str) -> xr.DataArray:
     return found.isin(status).astype(float).where(found.notnull())
 
 
+def grokked(tree: xr.DataTree, array: xr.DataArray) -> xr.DataArray:
+    """The array where a replica has grokked, else NaN."""
+    return array.where(is_status(tree, "grokked") == 1)
+
+
+def learned(tree: xr.DataTree, array: xr.DataArray) -> xr.DataArray:
+    """The array where a replica has grokked or learned steadily, else NaN."""
+    return array.where(is_status(tree, "grokked", "steady") == 1)
+
+
 def onset(tree: xr.DataTree) -> xr.DataArray:
-    """From which init_scale on a seed groks: the geometric mean of the last scale that does not and the next.
+    """From which init_scale on a seed groks: the geometric mean of the last scale that learns steadily and the next.
 
-    The last scale is the largest after which every one groks; NaN where all do or the largest does not.
+    What memorised, collapsed or diverged is passed over. NaN where nothing learns steadily, or nothing beyond groks.
     """
-    groks = is_status(tree, "grokked")
-    scales = groks.init_scale.values
+    scales = grid(tree, "status").init_scale.values
 
-    def of_seed(column: np.ndarray) -> float:
-        not_yet = np.flatnonzero(column != 1)
-        if not not_yet.size or not_yet[-1] == len(column) - 1:
-            return np.nan
-        return float(np.sqrt(scales[not_yet[-1]] * scales[not_yet[-1] + 1]))
+    def of_seed(steady: np.ndarray, groks: np.ndarray) -> float:
+        last = np.flatnonzero(steady == 1)
+        beyond = [i for i in np.flatnonzero(groks == 1) if last.size and i > last[-1]]
+        return float(np.sqrt(scales[last[-1]] * scales[beyond[0]])) if beyond else np.nan
 
-    return xr.apply_ufunc(of_seed, groks, input_core_dims=[["init_scale"]], vectorize=True)
+    both = is_status(tree, "steady"), is_status(tree, "grokked")
+    return xr.apply_ufunc(of_seed, *both, input_core_dims=[["init_scale"]] * 2, vectorize=True)
 
 
 def over_scales(
@@ -110,7 +119,7 @@ def over_scales(
     y: xr.DataArray,
     scales: Sequence[float] | None = None,
 ) -> xr.DataArray:
-    """A statistic of two quantities over the init_scales, for each seed.
+    """A statistic of two quantities over the init_scales, for each seed; NaN where one of them is constant.
 
     Args:
         statistic: Of two arrays, at least three numbers each.
@@ -123,7 +132,8 @@ def over_scales(
 
     def of_seed(a: np.ndarray, b: np.ndarray) -> float:
         known = np.isfinite(a) & np.isfinite(b)
-        return statistic(a[known], b[known]) if known.sum() >= 3 else np.nan
+        a, b = a[known], b[known]
+        return statistic(a, b) if len(a) >= 3 and np.ptp(a) > 0 and np.ptp(b) > 0 else np.nan
 
     return xr.apply_ufunc(of_seed, x, y, input_core_dims=[["init_scale"], ["init_scale"]], vectorize=True)
 
@@ -149,12 +159,10 @@ def determination(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's ρ; NaN where one of them is constant.
+    """Spearman's ρ.
 
     Example:
         >>> round(rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([1.0, 8.0, 27.0])), 6)
         1.0
     """
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return np.nan
     return float(stats.spearmanr(x, y).statistic)

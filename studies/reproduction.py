@@ -67,15 +67,15 @@ class Costs:
     def __init__(self, root: Path):
         self._root, self._file = root, root / _COSTS
         try:
-            self._estimates: dict[str, float] = json.loads(self._file.read_text())
-        except (FileNotFoundError, ValueError):
-            self._estimates = {}
+            found = json.loads(self._file.read_text())
+        except (OSError, ValueError):
+            found = {}
+        self._estimates: dict[str, float] = found if isinstance(found, dict) else {}
 
     def seconds(self, run: Run) -> float | None:
         """Of one run, on one core."""
-        path = self._root / run.name / SUMMARY
-        if path.exists():
-            return float(json.loads(path.read_text())[0]["seconds"])
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # damaged: it is trained again
+            return float(json.loads((self._root / run.name / SUMMARY).read_text())[0]["seconds"])
         return self._estimates.get(run.sweep.name)
 
     def hours(self, runs: Sequence[Run]) -> float | None:

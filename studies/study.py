@@ -22,6 +22,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 #: A summary keeps so many points of a long axis: more cannot be told apart in a figure.
 _POINTS = 60
 _DIGITS = 4
+_SHAPE = {"study": str, "versions": list, "runs": list, "claims": list, "results": dict}
 _OUTCOMES = ("status", "t_train", "t_test", "t_grok", "epochs")
 
 
@@ -61,7 +62,16 @@ def chosen(tree: xr.DataTree, scales: Sequence[float]) -> xr.DataTree:
         tree: What ``open_runs`` gives.
         scales: Which; those that there are none of are left out.
     """
-    kept = np.flatnonzero(np.isin(np.atleast_1d(tree.coords["init_scale"].values), list(scales)))
+    return _replicas(tree, np.flatnonzero(np.isin(np.atleast_1d(tree.coords["init_scale"].values), list(scales))))
+
+
+def living(tree: xr.DataTree) -> xr.DataTree:
+    """The results without the replicas that collapsed."""
+    status = np.atleast_1d(tree.to_dataset().status.values)
+    return _replicas(tree, np.flatnonzero(status != "collapsed")) if (status != "collapsed").any() else tree
+
+
+def _replicas(tree: xr.DataTree, kept: np.ndarray) -> xr.DataTree:
     branches = {name: branch.to_dataset(inherit=False).isel(replica=kept) for name, branch in tree.children.items()}
     return xr.DataTree.from_dict({"/": tree.to_dataset().isel(replica=kept), **branches})
 
@@ -126,7 +136,8 @@ def _described(sweep: Sweep, seeds: Sequence[int]) -> dict[str, Any]:
     """A sweep, and the command that trains all its seeds at once."""
     several = f"seed=[{','.join(map(str, seeds))}]" if len(seeds) > 1 else f"seed={seeds[0]}"
     command = sweep.run(seeds[0]).typed.replace(f"seed={seeds[0]}", several)
-    return {"sweep": sweep.name, "command": command, "seeds": list(seeds)}
+    names = {str(seed): sweep.run(seed).name for seed in seeds}
+    return {"sweep": sweep.name, "command": command, "seeds": list(seeds), "names": names}
 
 
 def merge(study: Study, new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,8 +146,10 @@ def merge(study: Study, new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[
     Args:
         study: The study.
         new: What holds where both have something.
-        old: The earlier one. A claim whose statistic was another then has no values of it.
+        old: The earlier one. What another configuration has found is left out, and a claim whose statistic was another
+            then has no values of it.
     """
+    old = _of_the_same_runs(study, new, old)
     before = {claim["name"]: claim for claim in old["claims"]}
     claims = []
     for claim, told in zip(study.claims, new["claims"], strict=True):
@@ -159,6 +172,49 @@ def merge(study: Study, new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[
         "claims": claims,
         "results": results,
     }
+
+
+def _of_the_same_runs(study: Study, new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    """An earlier summary without the seeds that were trained otherwise, or of which the new one has read everything."""
+    sweeps = {sweep.name: sweep for sweep in study.sweeps}
+    read = {run["sweep"]: set(run["seeds"]) for run in new["runs"]}
+    every = {seed for run in old["runs"] for seed in run["seeds"]}
+    stale = {
+        seed
+        for run in old["runs"]
+        for seed in run["seeds"]
+        if run["sweep"] not in sweeps or run["names"].get(str(seed)) != sweeps[run["sweep"]].run(seed).name
+    }
+    had = {seed: {run["sweep"] for run in old["runs"] if seed in run["seeds"]} for seed in every}
+    gone = stale | {seed for seed in every if all(seed in read.get(sweep, ()) for sweep in had[seed])}
+    claims = [
+        {**claim, "values": {seed: v for seed, v in claim["values"].items() if int(seed) not in gone}}
+        for claim in old["claims"]
+    ]
+    runs = [{**run, "seeds": [seed for seed in run["seeds"] if seed not in stale]} for run in old["runs"]]
+    results = {name: _without(packed, stale) for name, packed in old["results"].items()}
+    return {
+        **old,
+        "claims": claims,
+        "runs": runs,
+        "results": {n: p for n, p in results.items() if p["replicas"]["seed"]},
+    }
+
+
+def _without(packed: Mapping[str, Any], seeds: set[int]) -> dict[str, Any]:
+    """Packed results without the replicas of some seeds."""
+    kept = [i for i, seed in enumerate(packed["replicas"]["seed"]) if seed not in seeds]
+    lists = {key: {k: [v[i] for i in kept] for k, v in packed[key].items()} for key in ("replicas", "outcomes")}
+    branches = {
+        branch: {
+            **found,
+            "variables": {
+                n: {**one, "values": [one["values"][i] for i in kept]} for n, one in found["variables"].items()
+            },
+        }
+        for branch, found in packed["branches"].items()
+    }
+    return {**packed, **lists, "branches": branches}
 
 
 def _joined(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,7 +331,12 @@ def read_summary(study: str, folder: Path = RESULTS) -> dict[str, Any]:
     """
     path = folder / f"{study}.json"
     with reading(path, "the summary of a study"):
-        return dict(json.loads(path.read_text()))
+        found = dict(json.loads(path.read_text()))
+        for key, kind in _SHAPE.items():
+            if not isinstance(found.get(key), kind):
+                raise ValueError(f"it has no {key}")
+        results_of(found)
+        return found
 
 
 def results_of(summary: Mapping[str, Any]) -> Results:

@@ -9,8 +9,8 @@ from lit_grok.figures.pruning import pruning_curves
 from studies.claims import Claim, Results
 from studies.drawing import against_scale, scatter
 from studies.grokking_vs_learning.sweeps import COMPRESSED, EDGE, GROKS, ISING, MOD_ADD, MOD_ADD_SCALES, MOD_ADD_STEADY
-from studies.readings import determination, end, is_status, over_scales, rank_correlation, slope
-from studies.study import Study
+from studies.readings import determination, end, learned, over_scales, rank_correlation, slope
+from studies.study import Study, living
 
 COMPRESSIBILITY, LOSS = "pruning/final_compressibility", "evaluation/train_loss"
 _REGIME = tuple(scale for scale in MOD_ADD_SCALES if scale <= EDGE)
@@ -22,17 +22,17 @@ def draw(results: Results) -> Mapping[str, Figure]:
     figures = {}
     for curve, cloud, name in (("a", "c", "mod_add"), ("b", "d", "ising")):
         if name in results:
-            figures[f"fig5{curve}"] = pruning_curves(results[name], "pruning")
-            figures[f"fig5{cloud}"] = scatter(results[name], [_PAIR])
+            figures[f"fig5{curve}"] = pruning_curves(living(results[name]), "pruning")
+            figures[f"fig5{cloud}"] = scatter(living(results[name]), [_PAIR])
     if len(figures) == 4:
         quantities = {COMPRESSIBILITY: "compressibility $C$", "pruning/final_kept_share": "kept for 95 %"}
-        figures["fig5e"] = against_scale({name: results[name] for name in ("mod_add", "ising")}, quantities)
+        figures["fig5e"] = against_scale({name: living(results[name]) for name in ("mod_add", "ising")}, quantities)
     return figures
 
 
 def compressibility(tree: xr.DataTree) -> xr.DataArray:
     """C at the end, of the networks that have learned."""
-    return end(tree, COMPRESSIBILITY).where(is_status(tree, "grokked", "steady") == 1)
+    return learned(tree, end(tree, COMPRESSIBILITY))
 
 
 def excess(tree: xr.DataTree) -> xr.DataArray:

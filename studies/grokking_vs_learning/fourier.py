@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from lit_grok.figures.fourier import ipr_distribution
 from studies.claims import Claim, Results
 from studies.grokking_vs_learning.sweeps import GROKS, MOD_ADD, MOD_ADD_STEADY
-from studies.readings import end
+from studies.readings import end, grokked, learned
 from studies.study import Study, chosen
 
 _SHOWN = (MOD_ADD_STEADY, GROKS)
@@ -20,7 +20,8 @@ def draw(results: Results) -> Mapping[str, Figure]:
 
 
 def _ipr(results: Results, scale: float) -> xr.DataArray:
-    return end(results["mod_add"], "ipr/mean_ipr").sel(init_scale=scale, drop=True)
+    tree, mask = results["mod_add"], grokked if scale == GROKS else learned
+    return mask(tree, end(tree, "ipr/mean_ipr")).sel(init_scale=scale, drop=True)
 
 
 CLAIMS = (
@@ -51,7 +52,7 @@ CLAIMS = (
         statistic="mean IPR, init_scale 10 less 1",
         values=lambda results: _ipr(results, GROKS) - _ipr(results, MOD_ADD_STEADY),
         side="within",
-        threshold=(-0.1, 0.1),
+        threshold=(-0.15, 0.15),
         paper="-.10",
         main=True,
     ),

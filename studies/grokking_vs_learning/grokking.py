@@ -35,14 +35,10 @@ def draw(results: Results) -> Mapping[str, Figure]:
 
 
 def _least_accurate(results: Results) -> xr.DataArray:
-    return end(results["mod_add"], "evaluation/test_accuracy").min("init_scale")
-
-
-def _spread(sweep: str, results: Results) -> xr.DataArray:
-    """How far a seed's test loss is from the mean over seeds, as a share, averaged over init_scales."""
-    tree = results[sweep]
-    loss = end(tree, "evaluation/test_loss").where(is_status(tree, "grokked", "steady") == 1)
-    return abs(loss / loss.mean("seed") - 1).mean("init_scale")
+    """A replica that diverged has no accuracy."""
+    tree = results["mod_add"]
+    accuracy = end(tree, "evaluation/test_accuracy").where(is_status(tree, "diverged") != 1, 0.0)
+    return accuracy.min("init_scale", skipna=False)
 
 
 CLAIMS = (
@@ -50,10 +46,10 @@ CLAIMS = (
         name="ising_onset",
         says="The Ising task groks above an init_scale of about 3.",
         source="Sec. 3, Fig. 2a",
-        statistic="init_scale from which on every larger one groks",
+        statistic="init_scale beyond which nothing learns steadily",
         values=lambda results: onset(results["ising"]),
         side="within",
-        threshold=(2, 4.5),
+        threshold=(2, 4),
         paper="3",
         main=True,
     ),
@@ -61,7 +57,7 @@ CLAIMS = (
         name="mod_add_onset",
         says="Modular addition groks above an init_scale of about 0.4.",
         source="Sec. 3, Fig. 2b",
-        statistic="init_scale from which on every larger one groks",
+        statistic="init_scale beyond which nothing learns steadily",
         values=lambda results: onset(results["mod_add"]),
         side="within",
         threshold=(0.3, 0.65),
@@ -81,25 +77,15 @@ CLAIMS = (
     ),
     Claim(
         name="ising_fails",
-        says="In the Ising task a seed in ten fails to grok, deep in the grokking regime.",
+        says="In the Ising task a few seeds, one in ten, fail to grok deep in the grokking regime.",
         source="App. A, Fig. 9",
         statistic="whether it fails to grok at init_scale 10",
         values=lambda results: 1 - is_status(results["ising"], "grokked").sel(init_scale=10, drop=True),
-        side=">",
-        threshold=0.05,
+        side="within",
+        threshold=(0.02, 0.4),
         kind="share",
         paper="one seed of ten",
         main=True,
-    ),
-    Claim(
-        name="ising_losses_vary",
-        says="Final losses vary more from seed to seed in the Ising task than in modular addition.",
-        source="App. A, Figs. 9, 10",
-        statistic="relative deviation of the test loss from its mean over seeds, Ising less modular addition",
-        values=lambda results: _spread("ising", results) - _spread("mod_add", results),
-        side=">",
-        threshold=0,
-        paper="> .5 against .05",
     ),
 )
 

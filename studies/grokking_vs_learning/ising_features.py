@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from lit_grok.figures.features import correlation_layers, correlation_scatter
 from studies.claims import Claim, Results
 from studies.grokking_vs_learning.sweeps import GROKS, ISING, ISING_STEADY
-from studies.readings import end
+from studies.readings import end, grokked, learned
 from studies.study import Study, chosen
 
 _SHOWN = (ISING_STEADY, GROKS)
@@ -24,14 +24,17 @@ def draw(results: Results) -> Mapping[str, Figure]:
 
 
 def _energy(results: Results, scale: float) -> xr.DataArray:
-    found = end(results["ising"], "features/median_correlation", layer="fc1", observable="energy")
-    return found.sel(init_scale=scale, drop=True)
+    tree, mask = results["ising"], grokked if scale == GROKS else learned
+    found = end(tree, "features/median_correlation", layer="fc1", observable="energy")
+    return mask(tree, found).sel(init_scale=scale, drop=True)
 
 
 def _leading(results: Results, layer: str) -> xr.DataArray:
     """Whether the energy is the observable of most neurons, at every init_scale that is shown."""
-    shares = end(results["ising"], "features/neuron_share", layer=layer, observable="energy")
-    return (shares.sel(init_scale=list(_SHOWN)).min("init_scale") > 0.5).astype(float)
+    tree = results["ising"]
+    shares = learned(tree, end(tree, "features/neuron_share", layer=layer, observable="energy"))
+    least = shares.sel(init_scale=list(_SHOWN)).min("init_scale", skipna=False)
+    return (least > 0.5).astype(float).where(least.notnull())
 
 
 CLAIMS = (
@@ -54,7 +57,7 @@ CLAIMS = (
         values=lambda results: _energy(results, GROKS),
         side=">",
         threshold=0.95,
-        paper=".99",
+        paper=".99, with three of ten seeds below",
         main=True,
     ),
     Claim(

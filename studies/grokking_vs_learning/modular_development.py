@@ -9,7 +9,7 @@ from lit_grok.figures.fourier import ipr_development
 from lit_grok.figures.pruning import compressibility_development
 from studies.claims import Claim, Results
 from studies.grokking_vs_learning.sweeps import GROKS, MOD_ADD, MOD_ADD_STEADY
-from studies.readings import at, end, grid, is_status
+from studies.readings import at, end, grid, grokked, learned
 from studies.study import Study, chosen
 
 _SHOWN = (MOD_ADD_STEADY, GROKS)
@@ -29,19 +29,20 @@ def _growth(results: Results) -> xr.DataArray:
     tree = results["mod_add"]
     t_train, t_test = grid(tree, "t_train"), grid(tree, "t_test")
     growth = at(tree, "ipr/mean_ipr", 0.8 * t_test) / at(tree, "ipr/mean_ipr", t_train)
-    return growth.where(is_status(tree, "grokked") == 1).sel(init_scale=GROKS, drop=True)
+    return grokked(tree, growth).sel(init_scale=GROKS, drop=True)
 
 
 def _transient(results: Results, scale: float) -> xr.DataArray:
     """How far the peak of C lies above its end, both on the fractions that are pruned during the training."""
     tree = results["mod_add"]
-    return (grid(tree, _C).max("epoch") / end(tree, _C) - 1).sel(init_scale=scale, drop=True)
+    mask = grokked if scale == GROKS else learned
+    return mask(tree, grid(tree, _C).max("epoch") / end(tree, _C) - 1).sel(init_scale=scale, drop=True)
 
 
 def _delay(results: Results) -> xr.DataArray:
     tree = results["mod_add"]
     curve = grid(tree, _C).dropna("epoch", how="all").sel(init_scale=GROKS, drop=True)
-    return curve.idxmax("epoch") / grid(tree, "t_test").sel(init_scale=GROKS, drop=True)
+    return curve.idxmax("epoch") / grokked(tree, grid(tree, "t_test")).sel(init_scale=GROKS, drop=True)
 
 
 CLAIMS = (

@@ -13,7 +13,7 @@ from studies.grokking_vs_learning.sweeps import ISING, MOD_ADD
 from studies.readings import end
 from studies.study import Study
 
-#: What the paper's text gives; two numbers of its table are lost there, and are those of the authors' code.
+#: What the paper gives. Both learning rates and the weight decay of modular addition are those of the authors' code.
 PAPER = {
     "ising": {"epochs": 100_000, "weight_decay": 0.1, "learning_rate": 1e-4, "batch_size": 300, "parameters": 6798},
     "mod_add": {"epochs": 1000, "weight_decay": 3e-5, "learning_rate": 5e-3, "batch_size": 64, "parameters": 174_193},
@@ -61,7 +61,7 @@ def _difference(results: Results, task: str) -> xr.DataArray:
 CLAIMS = tuple(
     Claim(
         name=f"{task}_settings",
-        says=f"The default settings {says} are the paper's.",
+        says=f"Epochs, weight decay, learning rate, batch size and number of parameters {says} are the paper's.",
         source="App. A, Table 1; App. F for the numbers of parameters",
         statistic="largest relative difference of a setting",
         values=partial(_difference, task=task),

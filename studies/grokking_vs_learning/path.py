@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from lit_grok.figures.geometry import directions
 from studies.claims import Claim, Results
 from studies.grokking_vs_learning.sweeps import GROKS, ISING, ISING_STEADY, MOD_ADD, MOD_ADD_STEADY
-from studies.readings import between, grid
+from studies.readings import between, grid, grokked, learned
 from studies.study import Study, chosen
 
 _SHOWN = {"ising": (ISING_STEADY, GROKS), "mod_add": (MOD_ADD_STEADY, GROKS)}
@@ -32,25 +32,26 @@ def _on_plateau(results: Results, sweep: str) -> xr.DataArray:
     tree = results[sweep]
     ends = grid(tree, "t_train"), grid(tree, "t_test")
     found = between(tree, _CONSECUTIVE, *ends, lambda curve: curve.mean("epoch"), _FISHER)
-    return found.sel(init_scale=GROKS, drop=True)
+    return grokked(tree, found).sel(init_scale=GROKS, drop=True)
 
 
 def _to_origin(results: Results, sweep: str) -> xr.DataArray:
     tree = results[sweep]
     found = between(tree, _ORIGIN, 0, grid(tree, "t_test"), lambda curve: curve.max("epoch"), _FISHER)
-    return found.sel(init_scale=GROKS, drop=True)
+    return grokked(tree, found).sel(init_scale=GROKS, drop=True)
 
 
 def _steady(results: Results) -> xr.DataArray:
     tree = results["ising"]
     found = between(tree, _ORIGIN, grid(tree, "t_train"), _EARLY, lambda curve: curve.mean("epoch"), _FISHER)
-    return found.sel(init_scale=ISING_STEADY, drop=True)
+    return learned(tree, found).sel(init_scale=ISING_STEADY, drop=True)
 
 
 def _late(results: Results, sweep: str, scale: float) -> xr.DataArray:
     """Over the last tenth of the steps."""
     curve = grid(results[sweep], _CONSECUTIVE, **_FISHER).dropna("epoch", how="all")
-    return curve.isel(epoch=slice(-curve.sizes["epoch"] // 10, None)).mean("epoch").sel(init_scale=scale, drop=True)
+    late = curve.isel(epoch=slice(-curve.sizes["epoch"] // 10, None)).mean("epoch")
+    return grokked(results[sweep], late).sel(init_scale=scale, drop=True)
 
 
 CLAIMS = (

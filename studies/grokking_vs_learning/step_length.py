@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from lit_grok.figures.geometry import lengths
 from studies.claims import Claim, Results
 from studies.grokking_vs_learning.sweeps import GROKS, ISING, ISING_STEADY, MOD_ADD, MOD_ADD_STEADY
-from studies.readings import grid
+from studies.readings import grid, grokked
 from studies.study import Study, chosen
 
 _SHOWN = {"ising": (ISING_STEADY, GROKS), "mod_add": (MOD_ADD_STEADY, GROKS)}
@@ -37,7 +37,7 @@ def _marks(results: Results, sweep: str) -> xr.DataArray:
         abs(np.log(grid(tree, f"fim_trajectory/{of}", **labels) / grid(tree, when))) <= np.log(_FACTOR)
         for of, when in (("bump_start", "t_train"), ("bump_end", "t_test"))
     ]
-    return (near[0] & near[1]).astype(float).sel(init_scale=GROKS, drop=True)
+    return grokked(tree, (near[0] & near[1]).astype(float)).sel(init_scale=GROKS, drop=True)
 
 
 def _cross(results: Results, sweep: str) -> xr.DataArray:
@@ -50,7 +50,10 @@ def _cross(results: Results, sweep: str) -> xr.DataArray:
     first, last = (
         [curve.isel(epoch=at).median("epoch") for curve in curves] for at in (slice(part), slice(-part, None))
     )
-    return ((first[0] > first[1]) & (last[0] < last[1])).astype(float).sel(init_scale=GROKS, drop=True)
+    crosses = ((first[0] > first[1]) & (last[0] < last[1])).astype(float)
+    return grokked(results[sweep], crosses.where((first[0] + first[1] + last[0] + last[1]).notnull())).sel(
+        init_scale=GROKS, drop=True
+    )
 
 
 _TASKS = (("ising", "the Ising task"), ("mod_add", "modular addition"))

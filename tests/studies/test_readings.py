@@ -49,18 +49,22 @@ def test_between_two_epochs_both_ends_count():
 
 
 @pytest.mark.parametrize(
-    ("groks", "expected"),
+    ("status", "expected"),
     [
-        ((0, 0, 1, 1), np.sqrt(2 * 3)),
-        ((0, 1, 0, 1), np.sqrt(3 * 10)),  # from which on every larger one groks
-        ((1, 1, 1, 1), np.nan),
-        ((0, 1, 1, 0), np.nan),
+        ("ssgg", np.sqrt(2 * 3)),
+        ("sgsg", np.sqrt(3 * 10)),  # beyond which nothing is steady
+        ("ssmg", np.sqrt(2 * 10)),  # what only memorised says nothing
+        ("sggm", np.sqrt(1 * 2)),
+        ("cggg", np.nan),  # nothing learns steadily
+        ("sggs", np.nan),
     ],
 )
-def test_the_onset_lies_between_two_scales(groks, expected):
+def test_the_onset_lies_between_two_scales(status, expected):
+    names = {"s": "steady", "g": "grokked", "m": "memorised", "c": "collapsed"}
     run = tree(scales=(1.0, 2.0, 3.0, 10.0), seeds=1)
-    run["status"] = run.status.copy(data=np.array(["grokked" if g else "steady" for g in groks]))
-    assert onset(run).values == pytest.approx([expected], nan_ok=True)
+    root = run.to_dataset().assign(status=("replica", [names[letter] for letter in status]))
+    found = onset(xr.DataTree.from_dict({"/": root}))
+    assert found.values == pytest.approx([expected], nan_ok=True)
 
 
 def test_statistics_over_scales():
@@ -71,7 +75,9 @@ def test_statistics_over_scales():
     assert over_scales(determination, x, y).values[0] == pytest.approx(1)
     assert over_scales(rank_correlation, x, y).values == pytest.approx([1.0, 0.5])
     assert np.isnan(over_scales(slope, x, y, scales=[1, 2]).values).all()  # two points are a line whatever they are
-    assert np.isnan(rank_correlation(np.ones(3), np.arange(3.0)))
+    constant = x.copy(data=np.ones((4, 2)))
+    assert np.isnan(over_scales(rank_correlation, constant, x).values).all()
+    assert np.isnan(over_scales(slope, constant, x).values).all()
 
 
 def test_the_worlds_have_what_they_say():

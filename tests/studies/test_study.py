@@ -1,9 +1,11 @@
 """Summaries: what they keep, that they come back, and that they add up."""
 
 import json
+import re
 
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib.figure import Figure
 
 import studies
@@ -13,7 +15,7 @@ from studies.study import merge, pack, read_summary, results_of, summarise, unpa
 from tests.lit_grok.synthetic import plausible
 from tests.studies import worlds
 
-STUDY = studies.find("fig4")
+STUDY, GROKKING = studies.find("fig4"), studies.find("fig2")
 
 
 def test_studies_have_names_and_figures_of_their_own():
@@ -90,5 +92,60 @@ def test_values_of_another_statistic_are_not_added():
 
 def test_a_damaged_summary_is_said_to_be_one(tmp_path):
     (tmp_path / "fourier.json").write_text("{")
+    with pytest.raises(ReadError, match=r"fourier.json: cannot be read as the summary of a study"):
+        read_summary("fourier", tmp_path)
+
+
+def test_what_a_new_reading_says_of_a_seed_holds_even_where_it_is_nothing():
+    claims = [claim.name for claim in studies.find("fig2").claims]
+    old = summarise(GROKKING, Results({"mod_add": worlds.results([True] * 5)["mod_add"]}))
+    tree = worlds.results([True] * 5)["mod_add"]
+    root = tree.to_dataset().assign(status=("replica", ["memorised"] * 40))
+    branches = {name: branch.to_dataset(inherit=False) for name, branch in tree.children.items()}
+    new = summarise(GROKKING, Results({"mod_add": xr.DataTree.from_dict({"/": root, **branches})}))
+    onset = claims.index("mod_add_onset")
+    assert old["claims"][onset]["n"] == 5
+    assert merge(GROKKING, new, old)["claims"][onset]["n"] == 0
+
+
+def test_what_another_configuration_has_found_is_left_out():
+    old = summarise(STUDY, Results({"mod_add": worlds.results([True] * 5)["mod_add"]}))
+    old["runs"][0]["names"]["3"] = "mod_add-seed3-of_before"
+    joined = merge(STUDY, summarise(STUDY, Results({"mod_add": worlds.results([True] * 2)["mod_add"]})), old)
+    assert [claim["n"] for claim in joined["claims"]] == [4, 4, 4]
+    assert joined["runs"][0]["seeds"] == [0, 1, 2, 4]
+    assert sorted(set(joined["results"]["mod_add"]["replicas"]["seed"])) == [0, 1, 2, 4]
+
+
+def everything(sweep):
+    """Results with every branch that a study draws, for the look of it."""
+    tree = plausible(sweep.task, scales=sweep.init_scales, seeds=2)
+    root, branches = tree.to_dataset(), {n: b.to_dataset(inherit=False) for n, b in tree.children.items()}
+    pruning = branches["pruning"]
+    for name in ("global", "normalised", "fisher"):
+        branches[f"pruning_{name}"] = pruning
+    curves = {name: pruning[name] for name in ("accuracy", "loss", "final_kept_share", "final_area")}
+    layers = {f"layer_{n}": xr.concat([v, v], xr.Variable("layer", ["fc1", "conv1"])) for n, v in curves.items()}
+    branches["pruning_single_layer"] = xr.Dataset(layers).transpose("replica", ...)
+    branches["llc"] = branches["llc"].assign(coefficient=("replica", np.arange(float(root.sizes["replica"]))))
+    return xr.DataTree.from_dict({"/": root, **branches})
+
+
+@pytest.mark.parametrize("study", [s for s in studies.all_studies() if s.sweeps], ids=lambda study: study.name)
+def test_studies_are_drawn_from_their_summaries(study):
+    results = Results({sweep.name: everything(sweep) for sweep in study.sweeps})
+    packed = {name: json.loads(json.dumps(pack(tree, study.draws))) for name, tree in results.items()}
+    drawn = study.draw(Results({name: unpack(one) for name, one in packed.items()}))
+    assert drawn.keys() == study.draw(results).keys()
+    numbers = {number for name in drawn for number in re.findall(r"\d+", name)}
+    for figure in study.figures:
+        number = int(figure.removeprefix("fig"))
+        spans = [tuple(map(int, re.findall(r"\d+", name))) for name in drawn]
+        assert str(number) in numbers or any(len(s) == 2 and s[0] <= number <= s[1] for s in spans), figure
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"study": 1}', '{"study": "a", "versions": [], "runs": []}'])
+def test_what_is_no_summary_is_said_to_be_none(content, tmp_path):
+    (tmp_path / "fourier.json").write_text(content)
     with pytest.raises(ReadError, match=r"fourier.json: cannot be read as the summary of a study"):
         read_summary("fourier", tmp_path)

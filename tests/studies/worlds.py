@@ -93,17 +93,20 @@ def ising(holds):
     def median(s, i, n, h, e):
         if e == 12_000:  # on their way they follow the magnetisation
             return [0.1, 0.8 if h else 0.1, 0.1]
-        energy = _near(0.98, n) if h else 0.5 if s == 1 else 0.3
+        if e == 16_000 and not h:
+            return [0.92, 0.1, 0.2]
+        energy = (0.3 if e < 12_000 else _near(0.98, n)) if h else 0.5 if s == 1 else 0.3
         return [energy, 0.1, 0.2]
 
     world.curve("features/median_correlation", epochs, median, **labels)
     world.curve("features/neuron_share", epochs, lambda s, i, n, h, e: [0.9 if h else 0.2, 0.05, 0.05], **labels)
-    world.curve(
-        "features/correlation",
-        epochs,
-        lambda s, i, n, h, e: (0.5 + 0.4 * (e > 16_000)) if h else 0.9 - e / 3e4,
-        **labels,
-    )
+
+    def correlation(s, i, n, h, e):
+        if h:
+            return 0.5 + 0.4 * (e > 16_000)
+        return 0.1 + e / 2e4 if e <= 9000 else 0.55 - (e - 9000) / 3e4
+
+    world.curve("features/correlation", epochs, correlation, **labels)
     _geometry(world, epochs, origin=0.95, straight=0.99, ends=(1000, 10_000))
     return world.tree(
         lambda s, i, n, h: (
