@@ -34,7 +34,7 @@ _COLUMNS = {
     "weight_norm": "weight norm",
 }
 #: Where a run was written and how it was watched: no difference between what two runs did.
-_ELSEWHERE = ("run_dir", "resume", "dry_run", "threads", "logger.", "trainer.default_root_dir")
+_ELSEWHERE = ("run_dir", "resume", "dry_run", "threads", "replicas_at_once", "logger.", "trainer.default_root_dir")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _STYLE = """
 body { font: 15px/1.5 Georgia, serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }

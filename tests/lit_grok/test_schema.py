@@ -306,6 +306,7 @@ def test_targets_that_are_there(lab):
 def keys(**changes):
     plain = {"task": "t", "init_scale": 1, "weight_decay": 0, "seed": 0, "seeds": {"init": None}, "epochs": 1}
     plain |= {"learning_rate": 0.1, "batch_size": 1, "loss": "mse", "label_noise": 0, "log_every": 1, "threads": 1}
+    plain["replicas_at_once"] = None
     plain |= {"checkpoint_every": 1, "accelerator": "auto", "run_dir": "run", "resume": None, "dry_run": False}
     return plain | {name: {} for name in ("callbacks", *COMPLETE)} | changes
 
