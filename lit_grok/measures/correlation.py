@@ -29,8 +29,8 @@ def pearson(activations: Tensor, observable: Tensor) -> Tensor:
 
     Example:
         >>> energy = torch.tensor([-2.0, -1.0, 0.0])
-        >>> pearson(torch.stack([3 * energy, 1 - energy, torch.ones(3)], dim=-1), energy)
-        tensor([ 1.0000, -1.0000,     nan], dtype=torch.float64)
+        >>> pearson(torch.stack([3 * energy, 1 - energy, torch.ones(3)], dim=-1), energy).round(decimals=6)
+        tensor([ 1., -1., nan], dtype=torch.float64)
     """
     a = _standardised(torch.as_tensor(activations))
     o = _standardised(torch.as_tensor(observable).unsqueeze(-1))
