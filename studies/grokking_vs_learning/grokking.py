@@ -10,7 +10,7 @@ from studies.claims import Claim, Results
 from studies.drawing import against_scale
 from studies.grokking_vs_learning.sweeps import ISING, MOD_ADD
 from studies.readings import end, is_status, onset
-from studies.study import Study
+from studies.study import Study, living
 
 _ENDS = {
     "evaluation/test_accuracy": "test accuracy at the end",
@@ -30,7 +30,7 @@ def draw(results: Results) -> Mapping[str, Figure]:
             tree = results[sweep.name]
             figures[f"fig2{letter}"] = curves(tree)
             log = [path for path in _ENDS if not path.endswith("accuracy")]
-            figures[f"fig{number}"] = against_scale({sweep.name: tree}, _ENDS, log)
+            figures[f"fig{number}"] = against_scale({sweep.name: living(tree)}, _ENDS, log)
     return figures
 
 
