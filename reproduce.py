@@ -66,7 +66,7 @@ def main() -> int:
         return 0
     failures = reproduction.train(runs, given.runs, given.jobs, given.launcher)
     for study in chosen:
-        print(f"\n{reproduction.conclude(study, given.seeds, given.runs, given.results, given.gallery)}")
+        print(f"\n{reproduction.conclude(study, given.seeds, given.runs, given.results)}")
     print(f"\n{gallery.write_gallery(given.gallery, given.results)}")
     for command, reason in failures.items():
         print(f"failed: {command}\n    {reason}", file=sys.stderr)

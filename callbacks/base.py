@@ -1,6 +1,5 @@
 """The base of every analysis: when it runs, on which data, for which replica, and where the numbers go."""
 
-import io
 import logging
 import math
 import numbers
@@ -18,7 +17,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lit_grok.files import write
+from lit_grok.figures.common import save
 from lit_grok.modules import LitClassifier
 
 log = logging.getLogger("lit_grok")
@@ -373,12 +372,9 @@ def save_figures(
             drawn = callback.draw(run)
             for suffix, figure in ({"": drawn} if isinstance(drawn, Figure) else drawn).items():
                 name = f"{callback.branch}_{suffix}" if suffix else callback.branch
-                for kind in ("pdf", "png"):
-                    picture = io.BytesIO()
-                    figure.savefig(picture, format=kind, dpi=150)
-                    write(directory / f"{name}.{kind}", picture.getvalue())
+                png = save(figure, directory, name)
                 if loggers and isinstance(loggers[0], WandbLogger):
-                    loggers[0].log_image(f"{callback.branch}/{suffix or 'figure'}", [str(directory / f"{name}.png")])
+                    loggers[0].log_image(f"{callback.branch}/{suffix or 'figure'}", [str(png)])
         except Exception as error:  # what was measured must not be lost to a picture
             log.warning("figures/%s was not drawn (%s: %s)", name, type(error).__name__, error)
             log.debug("where that was:", exc_info=error)  # for train.log

@@ -97,13 +97,16 @@ def bad_input(run_dir: str | Path) -> Iterator[None]:
 @contextmanager
 def writing(run_dir: str | Path) -> Iterator[None]:
     """Where a file cannot be written, say how to go on."""
-    from lit_grok.results import CHECKPOINT, PREVIOUS_CHECKPOINT
+    from lit_grok.results import has_checkpoint
 
     try:
         yield
     except WriteError as error:
-        saved = any((Path(run_dir) / name).exists() for name in (CHECKPOINT, PREVIOUS_CHECKPOINT))
-        hint = f"go on with: python train.py resume={run_dir}" if saved else "start again: nothing was saved yet"
+        hint = (
+            f"go on with: python train.py resume={run_dir}"
+            if has_checkpoint(run_dir)
+            else "start again: nothing was saved yet"
+        )
         raise WriteError(f"{error}; what was written before is whole; once there is room, {hint}") from error
 
 

@@ -335,6 +335,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
 
 
+def has_checkpoint(run_dir: str | Path) -> bool:
+    """Whether a run has saved the state of its training, so that it can go on."""
+    return any((Path(run_dir) / name).exists() for name in (CHECKPOINT, PREVIOUS_CHECKPOINT))
+
+
 def finished(run_dir: str | Path, epochs: int) -> list[dict[str, Any]]:
     """The summary of a run that has ended after so many epochs or by a stopping rule, if its results are there."""
     path = Path(run_dir) / SUMMARY

@@ -68,7 +68,7 @@ def _directory(whole: str, number: int) -> Path:
 
 def _own(config: Mapping[str, Any], number: int) -> dict[str, Any]:
     """The configuration of one stack, which goes on from its last checkpoint where it has one."""
-    from lit_grok.results import CHECKPOINT, PREVIOUS_CHECKPOINT
+    from lit_grok.results import has_checkpoint
     from lit_grok.resume import last_checkpoint
 
     directory, own = _directory(config["run_dir"], number), copy.deepcopy(dict(config))
@@ -76,7 +76,7 @@ def _own(config: Mapping[str, Any], number: int) -> dict[str, Any]:
     own["resume"] = None
     if "group" in own["logger"]:
         own["logger"]["group"] = own["logger"]["group"] or Path(config["run_dir"]).name
-    if any((directory / name).exists() for name in (CHECKPOINT, PREVIOUS_CHECKPOINT)):
+    if has_checkpoint(directory):
         own["resume"] = str(last_checkpoint(directory)[0])
     elif directory.exists():  # killed before its first checkpoint
         shutil.rmtree(directory)

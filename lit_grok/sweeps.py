@@ -117,7 +117,7 @@ def _settle() -> None:
 
 
 def _job(config: DictConfig, train: Callable[[dict[str, Any]], int]) -> Outcome:
-    from lit_grok.results import CHECKPOINT, PREVIOUS_CHECKPOINT, finished
+    from lit_grok.results import finished, has_checkpoint
     from lit_grok.resume import last_checkpoint
 
     with ExitStack() as locks, cli.usage_errors(), cli.resolved(config, lambda plain: _claim(plain, locks)) as plain:
@@ -125,7 +125,7 @@ def _job(config: DictConfig, train: Callable[[dict[str, Any]], int]) -> Outcome:
         if finished(run_dir, plain["epochs"]):
             log.info("%s is complete: skipped", run_dir)
             return Outcome("skipped", run_dir=run_dir)
-        if any((Path(run_dir) / name).exists() for name in (CHECKPOINT, PREVIOUS_CHECKPOINT)):
+        if has_checkpoint(run_dir):
             plain["resume"] = str(last_checkpoint(Path(run_dir))[0])
         with cli.writing(run_dir):
             code = train(plain)

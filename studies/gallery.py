@@ -1,12 +1,13 @@
 """The gallery: one page with every figure, claim, number and verdict, and the commands behind them."""
 
-import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import studies
+from lit_grok.figures.common import save
 from lit_grok.files import write
 from lit_grok.report import html_page, picture
 from studies.study import RESULTS, Study, read_summary, results_of
@@ -22,14 +23,7 @@ def draw_study(study: Study, summary: Mapping[str, Any], folder: Path) -> list[P
         summary: What `read_summary` gives.
         folder: Where to.
     """
-    files = []
-    for name, figure in study.draw(results_of(summary)).items():
-        for kind in ("pdf", "png"):
-            content = io.BytesIO()
-            figure.savefig(content, format=kind, dpi=150)
-            write(folder / f"{name}.{kind}", content.getvalue())
-        files.append(folder / f"{name}.png")
-    return files
+    return [save(figure, folder, name) for name, figure in study.draw(results_of(summary)).items()]
 
 
 def write_gallery(folder: Path, results: Path = RESULTS) -> Path:
@@ -43,21 +37,28 @@ def write_gallery(folder: Path, results: Path = RESULTS) -> Path:
         The page.
     """
     parts, contents = [], []
-    for study in studies.all_studies():
-        try:
-            summary = read_summary(study.name, results)
-        except FileNotFoundError:
-            continue
+    for study, summary in summaries(results):
         pictures = [picture(file.stem, file.read_bytes()) for file in draw_study(study, summary, folder)]
-        figures = f" ({', '.join(study.figures)})" if study.figures else ""
-        contents.append(f'<li><a href="#{study.name}">{escape(study.title)}</a>{figures}</li>')
-        parts.append(f'<h2 id="{study.name}">{escape(study.title)}{figures}</h2>')
+        contents.append(f'<li><a href="#{study.name}">{escape(heading(study))}</a></li>')
+        parts.append(f'<h2 id="{study.name}">{escape(heading(study))}</h2>')
         parts += [claims_html(summary["claims"]), *pictures, _commands(summary)]
     title = "Grokking vs. Learning, by figure"
     body = [f"<h1>{title}</h1>", f"<p>{escape(EXPLANATION)}</p>", f"<ul>{''.join(contents)}</ul>", *parts]
     page = folder / PAGE
     write(page, html_page(title, "\n".join(body)))
     return page
+
+
+def summaries(results: Path) -> Iterator[tuple[Study, dict[str, Any]]]:
+    """Every study that has a summary, with it."""
+    for study in studies.all_studies():
+        with suppress(FileNotFoundError):
+            yield study, read_summary(study.name, results)
+
+
+def heading(study: Study) -> str:
+    """What a study is about, and which figures it draws."""
+    return f"{study.title} ({', '.join(study.figures)})" if study.figures else study.title
 
 
 EXPLANATION = (
@@ -69,20 +70,19 @@ EXPLANATION = (
 
 def claims_html(claims: Iterable[Mapping[str, Any]]) -> str:
     """Claims with their numbers as a table of a page."""
-    header = "".join(f"<th>{name}</th>" for name in ("claim", "statistic", "asked", "n", "found", "paper", "verdict"))
-    lines = []
-    for claim in claims:
-        cells = (
-            f"{claim['says']} ({claim['source']})",
-            claim["statistic"],
-            claim["asks"],
-            str(claim["n"]),
-            found(claim),
-            claim["paper"] or "–",
-            claim["verdict"],
-        )
-        lines.append("".join(f'<td class="text">{escape(text)}</td>' for text in cells))
+    header = "".join(f"<th>{name}</th>" for name in COLUMNS)
+    lines = ["".join(f'<td class="text">{escape(text)}</td>' for text in cells(claim)) for claim in claims]
     return f'<div class="wide"><table><tr>{header}</tr>{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>'
+
+
+COLUMNS = ("claim", "statistic, one value per seed", "asked", "n", "found", "paper", "verdict")
+
+
+def cells(claim: Mapping[str, Any]) -> tuple[str, ...]:
+    """A claim of a summary under `COLUMNS`."""
+    says = f"{claim['says']} ({claim['source']})"
+    numbers = str(claim["n"]), found(claim), claim["paper"] or "–"
+    return says, claim["statistic"], claim["asks"], *numbers, claim["verdict"]
 
 
 def found(claim: Mapping[str, Any]) -> str:

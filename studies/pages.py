@@ -1,14 +1,13 @@
 """The tables of README.md and docs/verdicts.md, from the committed summaries: ``python -m studies.pages``."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import studies
 from lit_grok.files import write
-from studies.gallery import EXPLANATION, found
-from studies.study import RESULTS, read_summary
+from studies.gallery import COLUMNS, EXPLANATION, cells, heading, summaries
+from studies.study import RESULTS
 
 ROOT = Path(__file__).parents[1]
 _MARKS = "<!-- verdicts: python -m studies.pages -->", "<!-- end of verdicts -->"
@@ -23,7 +22,7 @@ def pages() -> dict[Path, str]:
 def main_verdicts(folder: Path = RESULTS) -> str:
     """A table of the paper's main claims."""
     rows = []
-    for study, summary in _summaries(folder):
+    for study, summary in summaries(folder):
         main = {claim.name for claim in study.claims if claim.main}
         rows += [_row(claim) for claim in summary["claims"] if claim["name"] in main]
     return "\n".join([*_HEADER, *rows])
@@ -32,9 +31,8 @@ def main_verdicts(folder: Path = RESULTS) -> str:
 def all_verdicts(folder: Path = RESULTS) -> str:
     """A page with every claim of every study, and the commands behind them."""
     parts = ["# Claims and verdicts", "", EXPLANATION, "", "Written by `python -m studies.pages`."]
-    for study, summary in _summaries(folder):
-        figures = f" ({', '.join(study.figures)})" if study.figures else ""
-        parts += ["", f"## {study.title}{figures}", "", f"`python reproduce.py {study.name}`", "", *_HEADER]
+    for study, summary in summaries(folder):
+        parts += ["", f"## {heading(study)}", "", f"`python reproduce.py {study.name}`", "", *_HEADER]
         parts += [_row(claim) for claim in summary["claims"]]
         each = [claim for claim in summary["claims"] if claim["values"]]
         parts += ["", "Seed by seed:", ""] if each else []
@@ -59,30 +57,13 @@ def between(page: str, table: str) -> str:
     return f"{before}{mark}\n{table}\n{end}{after}"
 
 
-def _summaries(folder: Path) -> Iterator[tuple[studies.Study, dict[str, Any]]]:
-    for study in studies.all_studies():
-        if (folder / f"{study.name}.json").exists():
-            yield study, read_summary(study.name, folder)
-
-
-_HEADER = (
-    "| claim | statistic, one value per seed | asked | n | found | paper | verdict |",
-    "|---|---|---|---|---|---|---|",
-)
+_HEADER = f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"
 
 
 def _row(claim: Mapping[str, Any]) -> str:
-    verdict = claim["verdict"] if claim["verdict"] == "undecided" else f"**{claim['verdict']}**"
-    cells: Iterable[str] = (
-        f"{claim['says']} ({claim['source']})",
-        claim["statistic"],
-        claim["asks"],
-        str(claim["n"]),
-        found(claim),
-        claim["paper"] or "–",
-        verdict,
-    )
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    *told, verdict = cells(claim)
+    shown = verdict if verdict == "undecided" else f"**{verdict}**"
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in (*told, shown)) + " |"
 
 
 def _by_seed(claim: Mapping[str, Any]) -> str:

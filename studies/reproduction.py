@@ -118,8 +118,7 @@ def plan(chosen: Sequence[Study], seeds: Sequence[int]) -> list[Run]:
     found: dict[str, Run] = {}
     for seed in seeds:
         for study in chosen:
-            for sweep in study.sweeps:
-                run = sweep.run(seed)
+            for run in study.runs([seed]):
                 found.setdefault(run.name, run)
     return list(found.values())
 
@@ -160,21 +159,19 @@ def train(runs: Sequence[Run], root: Path, jobs: int, launcher: Launcher) -> dic
     return failures
 
 
-def conclude(study: Study, seeds: Sequence[int], root: Path, results: Path, folder: Path) -> str:
-    """Judge and draw a study from the runs there are; returns its table of verdicts.
+def conclude(study: Study, seeds: Sequence[int], root: Path, results: Path) -> str:
+    """Judge a study from the runs there are; returns its table of verdicts. The gallery draws it from its summary.
 
     Args:
         study: The study.
         seeds: Of which its runs are read.
         root: Where runs are.
         results: Where its summary goes; what that holds of other seeds is kept.
-        folder: Where its figures go.
     """
     summary = summarise(study, gather(study, seeds, root))
     with contextlib.suppress(FileNotFoundError):
         summary = merge(study, summary, read_summary(study.name, results))
     write_summary(summary, results)
-    gallery.draw_study(study, read_summary(study.name, results), folder)
     return f"{study.title}\n{verdicts(summary['claims'])}"
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from lit_grok.results import CHECKPOINT, PREVIOUS_CHECKPOINT, finished
+from lit_grok.results import finished, has_checkpoint
 from lit_grok.sweeps import essence
 
 TRAIN = Path(__file__).parents[1] / "train.py"
@@ -84,7 +84,7 @@ class Run:
         """What trains it, or goes on with what a kill has left."""
         directory = root / self.name
         start = [sys.executable, str(TRAIN)]
-        if _has_checkpoint(directory):
+        if has_checkpoint(directory):
             return [*start, f"resume={directory}", "threads=1"]
         return [*start, *self.overrides, f"run_dir={directory}", "logger=none", "threads=1"]
 
@@ -109,10 +109,6 @@ def _resolve(overrides: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def _has_checkpoint(directory: Path) -> bool:
-    return any((directory / name).exists() for name in (CHECKPOINT, PREVIOUS_CHECKPOINT))
-
-
 def train_one(run: Run, root: Path) -> str | None:
     """Train one run, or go on with what a kill has left of it; another process that trains it is waited for.
 
@@ -127,7 +123,7 @@ def train_one(run: Run, root: Path) -> str | None:
         if run.complete(root):
             return None
         directory = root / run.name
-        if directory.exists() and not _has_checkpoint(directory):
+        if directory.exists() and not has_checkpoint(directory):
             shutil.rmtree(directory)
         said = root / f".{run.name}.log"
         # Lock and log are the training's own: it goes on where what has started it is killed.

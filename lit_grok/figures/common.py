@@ -1,6 +1,8 @@
 """What every figure of a run has in common: who shares a colour, how several seeds are drawn, the axis of epochs."""
 
+import io
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -11,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, StrMethodFormatter
+
+from lit_grok.files import write
 
 #: Line styles of what shares a colour: weight decays, layers, sets of weights, subspaces.
 STYLES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
@@ -287,6 +291,15 @@ def log_axis(axes: Axes) -> None:
 def count_axis(axes: Axes) -> None:
     """An axis of numbers of things, which is not blown up where there are none."""
     axes.set_ylim(0, max(1, axes.get_ylim()[1]))
+
+
+def save(figure: Figure, folder: Path, name: str) -> Path:
+    """Write a figure as PDF and PNG; returns the PNG."""
+    for kind in ("pdf", "png"):
+        content = io.BytesIO()
+        figure.savefig(content, format=kind, dpi=150)
+        write(folder / f"{name}.{kind}", content.getvalue())
+    return folder / f"{name}.png"
 
 
 def has(run: xr.DataTree, branch: str, name: str, *dims: str) -> bool:
