@@ -59,8 +59,8 @@ def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDat
         refuse_too_many(len(replicas), network, analyses, trainer, instantiate(config["datamodule"]))
     datamodule.setup()
     torch.set_flush_denormal(True)  # collapsing networks are full of denormal numbers, which are very slow
-    # Compiled steps spread replicas over the cores, else PyTorch its operations; the sampler has set the number anew.
-    torch.set_num_threads(1 if module.compiled else threads)
+    # Replicas apart are spread over the cores, else PyTorch its operations; the sampler has set the number anew.
+    torch.set_num_threads(1 if module.apart else threads)
     return module, datamodule, trainer
 
 

@@ -1,4 +1,4 @@
-"""The data of the two tasks, for replicas that are trained together."""
+"""The data of the tasks, for replicas that are trained together."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datamodules.base import ReplicaDataModule
     from datamodules.ising import IsingDataModule
-    from datamodules.modular_addition import ModularAdditionDataModule
+    from datamodules.modular_arithmetic import ModularArithmeticDataModule
 
 _HOMES = {
     "ReplicaDataModule": "base",
     "IsingDataModule": "ising",
-    "ModularAdditionDataModule": "modular_addition",
+    "ModularArithmeticDataModule": "modular_arithmetic",
 }
 
-__all__ = ["IsingDataModule", "ModularAdditionDataModule", "ReplicaDataModule"]
+__all__ = ["IsingDataModule", "ModularArithmeticDataModule", "ReplicaDataModule"]
 
 
 def __getattr__(name: str) -> Any:

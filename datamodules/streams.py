@@ -4,10 +4,10 @@ from typing import Literal
 
 import numpy as np
 
-_STREAMS = ("split", "order", "label_noise")
+_STREAMS = ("split", "order", "label_noise", "table")
 
 
-def stream(seed: int, name: Literal["split", "order", "label_noise"], epoch: int = 0) -> np.random.Generator:
+def stream(seed: int, name: Literal["split", "order", "label_noise", "table"], epoch: int = 0) -> np.random.Generator:
     """The generator of one purpose: two purposes, two seeds or two epochs never share a number.
 
     That of ``numpy.random.SeedSequence(seed, spawn_key=(purpose, epoch))``, as its ``spawn`` makes them.

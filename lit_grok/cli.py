@@ -137,9 +137,8 @@ def usage_errors() -> Iterator[None]:
     except ValueError as error:
         if not str(error).startswith("Config group override must be"):
             raise
-        exit_with(
-            f"{str(error)[0].lower()}{str(error)[1:]}: task, optimizer, callbacks, logger and trainer take a name"
-        )
+        groups = "task, network, optimizer, callbacks, logger and trainer"
+        exit_with(f"{str(error)[0].lower()}{str(error)[1:]}: {groups} take a name")
 
 
 def _problem(error: yaml.MarkedYAMLError) -> str:
@@ -176,6 +175,8 @@ def _composition(error: Exception) -> str:
     if there := re.match(r"Could not append to config. An item is already at '([^']+)'", message):
         return f"+{there[1]}: it is there already: write {there[1]}=VALUE, without the plus"
     key = getattr(error, "full_key", None)
+    if follows := re.match(r"Interpolation key '([^']+)' not found", message):
+        return f"{key}: it follows the key {follows[1]}, which there is not"
     return f"{key}: {message.splitlines()[0]}" if key else message.splitlines()[0]
 
 

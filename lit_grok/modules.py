@@ -11,15 +11,17 @@ import torch.nn.functional as F
 import xarray as xr
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lit_grok import pieces
 from lit_grok.kernels.compiled import CompiledSteps
 from lit_grok.kernels.graphs import EpochGraph
 from lit_grok.measures.grokking import Outcome
 from lit_grok.metrics import ReplicaAccuracy
 from lit_grok.monitoring import LoggerConnector, refuse_name
-from lit_grok.optimizers import ELEMENTWISE, Rowwise
+from lit_grok.optimizers import ELEMENTWISE, Rowwise, Warmup
 from lit_grok.recorder import EVALUATION, Recorder, outcomes, summarise
 from lit_grok.replicas import ReplicaStack
 from lit_grok.schema import UsageError
@@ -42,6 +44,7 @@ class LitClassifier(L.LightningModule):
         loss: ``cross_entropy``, or ``mse`` on one-hot targets (averaged over classes).
         classes: Number of classes; a guess has the accuracy 1 / classes.
         generalisation: Test accuracy from which a run counts as having generalised.
+        warmup_steps: Steps over which the learning rate rises to its value (`lit_grok.optimizers.Warmup`); 0 for none.
 
     Attributes:
         recorder: Every curve and array measured so far.
@@ -59,15 +62,18 @@ class LitClassifier(L.LightningModule):
         loss: Literal["cross_entropy", "mse"] = "cross_entropy",
         classes: int,
         generalisation: float,
+        warmup_steps: int = 0,
     ):
         super().__init__()
         if len(replicas) != len(stack):
             raise ValueError(f"{len(replicas)} replicas are described, the stack has {len(stack)}")
         if loss not in ("cross_entropy", "mse"):
             raise ValueError(f"loss={loss}: unknown; allowed: cross_entropy, mse")
+        if warmup_steps < 0:
+            raise ValueError(f"warmup_steps={warmup_steps}: a whole number, 0 or more")
         self.stack = stack
         self.replicas = list(replicas)
-        self.loss, self.classes, self.generalisation = loss, classes, generalisation
+        self.loss, self.classes, self.generalisation, self.warmup_steps = loss, classes, generalisation, warmup_steps
         self.recorder = Recorder(replicas)
         self.diverged: list[int | None] = [None] * len(stack)
         self.interrupted = self.ended = False
@@ -87,9 +93,9 @@ class LitClassifier(L.LightningModule):
         return 1 / self.classes
 
     @property
-    def compiled(self) -> bool:
-        """Whether the replicas train in compiled code, each by itself."""
-        return self._steps() is not None
+    def apart(self) -> bool:
+        """Whether each replica trains by itself, on one thread of PyTorch's: in compiled code or piece by piece."""
+        return self._steps() is not None or self._in_pieces
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (R, B, classes) of inputs (R, B, …)."""
@@ -103,9 +109,11 @@ class LitClassifier(L.LightningModule):
         """Loss of one batch, summed over replicas."""
         inputs, targets = batch
         prepared = self._prepared(inputs, targets)
-        if prepared is None:
-            return self._loss(self.stack(inputs), targets, "sum") / targets.shape[1]
-        return _CompiledLoss.apply(self.stack.flat, self, prepared)
+        if prepared is not None:
+            return _CompiledLoss.apply(self.stack.flat, self, prepared)
+        if self._in_pieces:
+            return _PiecewiseLoss.apply(self.stack.flat, self, inputs, targets)
+        return self._loss(self.stack(inputs), targets, "sum") / targets.shape[1]
 
     def train_epoch(self, inputs: Tensor, targets: Tensor, batch_size: int, optimizer: torch.optim.Optimizer) -> bool:
         """Make a step for every batch of inputs (R, N, …) and targets (R, N) without leaving compiled code.
@@ -164,8 +172,15 @@ class LitClassifier(L.LightningModule):
         return [(x, y.contiguous().numpy()) for x, y in zip(arrays, targets, strict=True)]  # type: ignore[misc]
 
     def _steps(self) -> CompiledSteps | None:
-        own_loss = any(getattr(type(self), name) is not getattr(LitClassifier, name) for name in ("losses", "_loss"))
-        return None if own_loss else self.stack.compiled_steps(self.loss == "mse")
+        return None if self._own_loss else self.stack.compiled_steps(self.loss == "mse")
+
+    @property
+    def _own_loss(self) -> bool:
+        return any(getattr(type(self), name) is not getattr(LitClassifier, name) for name in ("losses", "_loss"))
+
+    @property
+    def _in_pieces(self) -> bool:
+        return self.stack.runs_in_pieces and not self._own_loss
 
     def _loss(self, logits: Tensor, targets: Tensor, reduction: Literal["none", "sum"]) -> Tensor:
         """Loss of each of the R·B inputs, or their sum."""
@@ -184,6 +199,9 @@ class LitClassifier(L.LightningModule):
             theta = self.stack.flat.detach().numpy()
             found = self.stack.each(lambda r: steps.evaluate(theta[r], *examples[r]))
             losses, accuracies = torch.tensor(found, dtype=torch.float32).unbind(1)
+            return {"loss": losses, "accuracy": accuracies}
+        if self._in_pieces:
+            losses, accuracies = pieces.evaluate(self.stack, self._loss, inputs, targets)
             return {"loss": losses, "accuracy": accuracies}
         accuracy = ReplicaAccuracy(len(self.stack)).to(inputs.device)
         dtype = next(self.stack.parameters()).dtype
@@ -207,7 +225,7 @@ class LitClassifier(L.LightningModule):
         """
         if len(self.stack) == 1:
             return
-        optimizer = self.configure_optimizers()
+        optimizer = self.make_optimizer()
         if not isinstance(optimizer, ELEMENTWISE):
             raise ValueError(
                 f"optimizer={type(optimizer).__name__}: not known to treat every parameter by itself, so it could mix "
@@ -284,11 +302,19 @@ class LitClassifier(L.LightningModule):
         """The callbacks have just had theirs."""
         self.ended = True
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimiser of the stack's parameters, refused where it would mix replicas."""
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser of the stack's parameters, with the warm-up if there is one."""
+        self._graph = EpochGraph()  # the one that there may be holds the moments of another optimiser
+        optimizer = self.make_optimizer()
+        if not self.warmup_steps:
+            return optimizer
+        warmup = Warmup(optimizer, self.warmup_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser of the stack's parameters, each replica with its own weight decay."""
         decays = [float(replica["weight_decay"]) for replica in self.replicas]
         same = len(set(decays)) == 1
-        self._graph = EpochGraph()  # the one that there may be holds the moments of another optimiser
         return self._optimizer(self.stack.parameters(), weight_decay=decays[0] if same else decays)
 
     def label(self, replica: int) -> str:
@@ -415,6 +441,21 @@ class _CompiledLoss(torch.autograd.Function):
         return ctx.saved_tensors[0] * grad_output, None, None
 
 
+class _PiecewiseLoss(torch.autograd.Function):
+    """The loss of a batch piece by piece (`lit_grok.pieces`), which finds its gradient on the way."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, module: LitClassifier, inputs: Tensor, targets: Tensor) -> Tensor:
+        loss, grad = pieces.gradient(module.stack, module._loss, inputs, targets)
+        ctx.save_for_backward(grad)
+        return torch.tensor(loss, dtype=flat.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.saved_tensors[0] * grad_output, None, None, None
+
+
 def _short(number: float) -> str:
     """A number as one would type it, but never so short that two of them look the same."""
     return f"{number:g}" if float(f"{number:g}") == number else repr(number)
@@ -427,8 +468,8 @@ class LitIsingCNN(LitClassifier):
         super().__init__(stack, classes=classes, generalisation=generalisation, **options)
 
 
-class LitModularMLP(LitClassifier):
-    """Arithmetic modulo P: P classes, generalised from 90 % on."""
+class LitModularArithmetic(LitClassifier):
+    """Arithmetic on residues modulo P: P classes, generalised from 90 % on."""
 
     def __init__(self, stack: ReplicaStack, *, classes: int = 113, generalisation: float = 0.9, **options: Any):
         super().__init__(stack, classes=classes, generalisation=generalisation, **options)

@@ -164,6 +164,34 @@ class SGD(Rowwise, torch.optim.SGD):
         return group["lr"], decay, group["momentum"], group["dampening"], 0.0, group["nesterov"], group["maximize"]
 
 
+class Warmup(torch.optim.lr_scheduler.LambdaLR):
+    """A learning rate that rises in equal parts over the first steps: lr · min(t / steps, 1) at step t = 0, 1, ….
+
+    Args:
+        optimizer: Whose learning rate.
+        steps: After how many it is reached, at least 1; the first update has none.
+
+    Example:
+        >>> optimizer = SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5)
+        >>> warmup, rates = Warmup(optimizer, steps=2), []
+        >>> for _ in range(4):
+        ...     rates.append(optimizer.param_groups[0]["lr"])
+        ...     optimizer.step()
+        ...     warmup.step()
+        >>> rates, warmup.done
+        ([0.0, 0.25, 0.5, 0.5], True)
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: int):
+        self.steps = steps
+        super().__init__(optimizer, lambda t: min(t / steps, 1))
+
+    @property
+    def done(self) -> bool:
+        """Whether the learning rate will stay as it is."""
+        return self.last_epoch >= self.steps
+
+
 #: Optimisers whose update of an element depends on that element alone, so that replicas never mix.
 ELEMENTWISE = (
     torch.optim.Adam,

@@ -80,11 +80,15 @@ class ReplicaStack(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Outputs (R, B, …) of every replica on its own inputs (R, B, …)."""
-        parameters = dict(zip(self._shapes, _Split.apply(self.flat, self), strict=True))
+        return self.run(self.flat, inputs)
+
+    def run(self, rows: Tensor, inputs: Tensor) -> Tensor:
+        """Outputs (R, B, …) of as many networks as there are rows of parameters (R, D), on inputs (R, B, …)."""
+        parameters = dict(zip(self._shapes, _Split.apply(rows, self), strict=True))
         network = self.networks[0]
         if isinstance(network, HasStackedForward):
             return network.forward_stack(parameters, inputs)
-        if len(self) == 1:
+        if len(rows) == 1:
             alone = {name: values[0] for name, values in parameters.items()}
             return functional_call(network, alone, (inputs[0],)).unsqueeze(0)
         return vmap(lambda row, x: functional_call(network, row, (x,)), randomness="different")(parameters, inputs)
@@ -121,10 +125,19 @@ class ReplicaStack(nn.Module):
         source = definer(network, "compiled_steps")
         as_written = all(definer(network, name) is source for name in ("forward", "forward_stack"))
         ordinary = all(type(layer).__module__.startswith("torch.nn.modules.") for layer in list(network.modules())[1:])
-        hooks = (self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks)
-        if not as_written or not ordinary or any(hooks) or torch.nn.modules.module._has_any_global_hook():
+        if not as_written or not ordinary or self._hooked:
             return None
         return network.compiled_steps(self.offsets, squared)
+
+    @property
+    def runs_in_pieces(self) -> bool:
+        """Whether `lit_grok.pieces` may call `run` in place of this module: on the CPU, where no hook waits for it."""
+        return self.flat.is_cpu and isinstance(self.networks[0], HasStackedForward) and not self._hooked
+
+    @property
+    def _hooked(self) -> bool:
+        own = (self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks)
+        return any(own) or torch.nn.modules.module._has_any_global_hook()
 
     def each(self, function: Callable[[int], Any], replicas: Iterable[int] | None = None) -> list[Any]:
         """Call a function with the number of every replica, or of some, spread over the threads of this stack.
@@ -197,21 +210,21 @@ def build_stack(network: Mapping[str, Any], replicas: Sequence[Mapping[str, Any]
 
 
 class _Split(torch.autograd.Function):
-    """`ReplicaStack.split`, whose gradient is one buffer like ``flat`` and not a sum of as many as there are parts."""
+    """`ReplicaStack.split`, whose gradient is one buffer like the rows and not a sum of as many as there are parts."""
 
     @staticmethod
-    def forward(ctx: Any, flat: Tensor, stack: ReplicaStack) -> tuple[Tensor, ...]:
-        ctx.stack = stack
-        return tuple(stack.split(flat))
+    def forward(ctx: Any, rows: Tensor, stack: ReplicaStack) -> tuple[Tensor, ...]:
+        ctx.stack, ctx.shape = stack, rows.shape
+        return tuple(stack.split(rows))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, None]:
-        flat = torch.zeros_like(ctx.stack.flat)
-        for part, grad in zip(ctx.stack.split(flat), grads, strict=True):
+        rows = ctx.stack.flat.new_zeros(ctx.shape)
+        for part, grad in zip(ctx.stack.split(rows), grads, strict=True):
             if grad is not None:
                 part.copy_(grad)
-        return flat, None
+        return rows, None
 
 
 def definer(instance: Any, name: str) -> Any:

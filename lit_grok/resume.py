@@ -188,7 +188,11 @@ def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
 
 def _fresh(module: LitClassifier, trainer: L.Trainer) -> dict[str, Any]:
     """A checkpoint of this training before its first step, but with the moments that the optimiser makes in it."""
-    optimizer = module.configure_optimizers()
+    configured: Any = module.configure_optimizers()
+    optimizer, schedulers = configured, []
+    if isinstance(configured, dict):
+        optimizer, schedulers = configured["optimizer"], [configured["lr_scheduler"]["scheduler"]]
+    states = [scheduler.state_dict() for scheduler in schedulers]
     for group in optimizer.param_groups:
         group["params"] = [torch.zeros_like(parameter) for parameter in group["params"]]  # to be moved in their place
         for parameter in group["params"]:
@@ -202,6 +206,7 @@ def _fresh(module: LitClassifier, trainer: L.Trainer) -> dict[str, Any]:
         "loops": {"fit_loop": trainer.fit_loop.state_dict()},
         "callbacks": {callback.state_key: {} for callback in _callbacks(trainer) if callback.state_dict()},
         "optimizer_states": [optimizer.state_dict()],
+        "lr_schedulers": states,
     }
 
 

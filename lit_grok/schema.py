@@ -28,6 +28,7 @@ class UsageError(Exception):
 
 
 Count = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
+Steps = Annotated[int, Field(ge=0, description="a whole number, 0 or more")]
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a finite number, 0 or more")]
 Share = Annotated[float, Field(ge=0, le=1, description="a number between 0 and 1")]
 Directory = Annotated[str, Field(min_length=1, description="a directory")]
@@ -52,7 +53,8 @@ class Keys(TypedDict):
     seeds: dict[Literal["init", "data", "order"], Any] | None
     epochs: Count
     learning_rate: Number
-    batch_size: Count
+    batch_size: Count | None
+    warmup_steps: Steps
     loss: str
     label_noise: Share
     log_every: Count

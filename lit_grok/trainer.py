@@ -21,6 +21,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from lit_grok.modules import LitClassifier
 from lit_grok.monitoring import LoggerConnector, ask_when_measured, put_at_epochs
+from lit_grok.optimizers import Warmup
 from lit_grok.replicas import definer
 
 #: What Lightning calls in a step, of callbacks, of the module and of the DataModule (a test reads it off its source).
@@ -140,8 +141,9 @@ def watched(trainer: L.Trainer) -> bool:
     """Whether anything but the plain training step of this project happens in a step of this trainer.
 
     A hook of a callback, of the module or of the DataModule that is not the inherited one, a hook of PyTorch's on the
-    parameters or the optimiser, clipping or accumulation of gradients, a scheduler, a validation loop, a profiler,
-    anomaly detection, other precision, compilation, manual optimisation, or another loader, strategy or optimiser.
+    parameters or the optimiser, clipping or accumulation of gradients, a scheduler other than a warm-up that is over, a
+    validation loop, a profiler, anomaly detection, other precision, compilation, manual optimisation, or another
+    loader, strategy or optimiser.
     """
     module, data, loader = trainer.lightning_module, trainer.datamodule, trainer.train_dataloader  # type: ignore[attr-defined]
     plain = (
@@ -155,7 +157,7 @@ def watched(trainer: L.Trainer) -> bool:
         and trainer.accumulate_grad_batches == 1
         and not trainer.gradient_clip_val
         and not trainer.enable_validation
-        and not trainer.lr_scheduler_configs
+        and all(isinstance(each.scheduler, Warmup) and each.scheduler.done for each in trainer.lr_scheduler_configs)
         and not torch.is_anomaly_enabled()
         and len(trainer.optimizers) == 1
         and isinstance(trainer.num_training_batches, int)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from callbacks import AnalysisCallback
-from lit_grok.modules import LitModularMLP
+from lit_grok.modules import LitModularArithmetic
 from lit_grok.networks import ModularMLP
 from lit_grok.trainer import watched
 
@@ -163,7 +163,7 @@ class Logs(L.Callback):
         setattr(self, hook, log)
 
 
-class LogsInModule(LitModularMLP):
+class LogsInModule(LitModularArithmetic):
     """Logs from the LightningModule."""
 
     def on_train_epoch_end(self):

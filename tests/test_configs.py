@@ -68,6 +68,8 @@ def with_task(choice):
         return [[f"task={task}", choice]]
     if group == "experiment":
         return [[choice]]
+    if group == "network":
+        return [[f"task={task}", choice] for task in TASKS if (name == "ising_cnn") == (task == "ising")]
     return [[f"task={task}", choice] for task in TASKS]
 
 
@@ -160,8 +162,16 @@ def test_modular_addition_is_the_papers():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_top_level_keys_reach_their_objects(task):
-    size = {"ising": "side=8", "mod_add": "P=13"}[task]
-    overrides = ["epochs=7", "learning_rate=0.5", "batch_size=6", "log_every=3", "checkpoint_every=5", "loss=mse"]
+    size = "side=8" if task == "ising" else "P=13"
+    overrides = [
+        "epochs=7",
+        "warmup_steps=0",
+        "learning_rate=0.5",
+        "batch_size=6",
+        "log_every=3",
+        "checkpoint_every=5",
+        "loss=mse",
+    ]
     datamodule, module, found, trainer = assemble(composed(f"task={task}", size, *overrides, "label_noise=0.5"))
     assert trainer.max_epochs == 7
     assert module.configure_optimizers().param_groups[0]["lr"] == 0.5
@@ -169,7 +179,7 @@ def test_top_level_keys_reach_their_objects(task):
     assert datamodule.batch_size == 6
     assert datamodule.label_noise == 0.5
     assert (found["evaluation"].every, found["checkpoint"].every) == (3, 5)
-    assert {"ising": lambda: datamodule.side == 8, "mod_add": lambda: datamodule.P == module.classes == 13}[task]()
+    assert datamodule.side == 8 if task == "ising" else datamodule.P == module.classes == 13
 
 
 def test_nothing_is_written_while_composing(tmp_path):

@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from datamodules import ModularAdditionDataModule
-from lit_grok.modules import LitIsingCNN, LitModularMLP
+from datamodules import ModularArithmeticDataModule
+from lit_grok.modules import LitIsingCNN, LitModularArithmetic
 from lit_grok.networks import IsingCNN, ModularMLP
 from lit_grok.optimizers import SGD, Adam, AdamW
 from lit_grok.replicas import ReplicaStack
@@ -21,13 +21,15 @@ def trained(task: str, optimizer, device: str, epochs: int, way: str) -> torch.T
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
     kind, make = (
-        (LitModularMLP, lambda: ModularMLP(11, [64])) if task == "mod_add" else (LitIsingCNN, lambda: IsingCNN(8))
+        (LitModularArithmetic, lambda: ModularMLP(11, [64]))
+        if task == "mod_add"
+        else (LitIsingCNN, lambda: IsingCNN(8))
     )
     described = [{"init_scale": 1, "seed": r, "weight_decay": decay} for r, decay in enumerate((0.0, 1e-3, 1e-2))]
     options = {"classes": 11 if task == "mod_add" else 2, "generalisation": 0.9}
     module = kind(ReplicaStack([make() for _ in described]), replicas=described, optimizer=optimizer, **options)
     if task == "mod_add":
-        data = ModularAdditionDataModule(P=11, batch_size=32, data_seeds=[0, 1, 2], order_seeds=[0, 1, 2])
+        data = ModularArithmeticDataModule(P=11, batch_size=32, data_seeds=[0, 1, 2], order_seeds=[0, 1, 2])
         data.setup()
         inputs, targets = data.split("train")
     else:

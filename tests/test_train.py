@@ -108,7 +108,7 @@ BAD = [
     ("experiment=mine", "experiment: there are no files in "),
     ("+experiment=mine", "experiment: there are no files in "),
     ("task=[ising,mod_add]", "task=[ising,mod_add]: one at a time; -m task=ising,mod_add queues a run for each"),
-    ("~log_every", "callbacks.evaluation.every: Interpolation key 'log_every' not found"),
+    ("~log_every", "callbacks.evaluation.every: it follows the key log_every, which there is not"),
     ("~network", "network: missing, and no run can do without it"),
     ("datamodule=5", "datamodule=5: must be an object, such as {_target_: my_lab.MyClass}"),
     (
@@ -120,7 +120,7 @@ BAD = [
     ("trainer.devices=two", "`devices` selected with `CPUAccelerator` should be an int > 0"),
     ("~network._target_", "network: give network._target_, a class, and its arguments"),
     ("callbacks.evaluation=null", "callbacks.evaluation=null: not a Lightning callback; give callbacks.evaluation."),
-    ("epochs=${nope}", "epochs: Interpolation key 'nope' not found"),
+    ("epochs=${nope}", "epochs: it follows the key nope, which there is not"),
     ("epochs=1.5", "epochs=1.5: must be a whole number, 1 or more"),
     ("epochs=true", "epochs=true: must be a whole number, 1 or more"),
     ("epochs=null", "epochs=null: must be a whole number, 1 or more"),

@@ -154,10 +154,10 @@ def pruning_curve(
 ) -> PruningCurve:
     """Accuracy and mean cross entropy of a classifier at each pruned fraction.
 
-    The network is never modified. It is evaluated at ``chunk_size`` fractions at once under ``vmap``, except
-    for Linear ReLU Linear on token pairs (integer inputs to a network whose ``relu_layers`` are two) on the
-    CPU. There neighbouring fractions share their work: they differ in few parameters, so only the hidden
-    activations and logits that these touch are updated. The updates are made in double precision, so that
+    The network is never modified. It is evaluated at ``chunk_size`` fractions at once, by its ``forward_stack`` or
+    under ``vmap``, except for Linear ReLU Linear on token pairs (integer inputs to a network whose ``relu_layers``
+    are two) on the CPU. There neighbouring fractions share their work: they differ in few parameters, so only the
+    hidden activations and logits that these touch are updated. The updates are made in double precision, so that
     the accuracies are those of a double-precision evaluation.
 
     Args:
@@ -186,10 +186,9 @@ def pruning_curve(
     if tables is not None:
         return PruningCurve(fractions, *_incremental(*tables, inputs, targets, len(fractions)))
 
-    forward = vmap(lambda parameters: functional_call(network, parameters, (inputs,)))
     accuracies, losses = [], []
     for indices in torch.arange(len(fractions)).split(chunk_size):
-        logits = forward(_masked(network, steps, indices))
+        logits = _forward(network, _masked(network, steps, indices), inputs)
         accuracies.append((logits.argmax(-1) == targets).double().mean(-1))
         repeated = targets.expand(len(indices), -1).flatten()
         each = F.cross_entropy(logits.flatten(0, 1), repeated, reduction="none")
@@ -303,6 +302,16 @@ def _meant(p: float, precision: torch.dtype = torch.float64) -> Fraction:
     """The fraction that p stands for: 11/20 for .55, whose double lies 4e-17 above it; p itself where there is none."""
     simple = Fraction(p).limit_denominator(1000)
     return simple if abs(simple - Fraction(p)) <= torch.finfo(precision).eps else Fraction(p)
+
+
+def _forward(network: nn.Module, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    """Logits (B, N, C) of N inputs with each of B sets of parameters."""
+    stacked = getattr(network, "forward_stack", None)
+    if stacked is None:
+        return vmap(lambda each: functional_call(network, each, (inputs,)))(parameters)
+    count = len(next(iter(parameters.values())))
+    # Some at a time: of all inputs the activations would leave the cache.
+    return torch.cat([stacked(parameters, part.expand(count, *part.shape)) for part in inputs.split(1024)], 1)
 
 
 def _masked(network: nn.Module, steps: Mapping[str, Tensor], indices: Tensor) -> dict[str, Tensor]:

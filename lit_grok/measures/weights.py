@@ -1,6 +1,8 @@
 """Statistics of the weights of a network."""
 
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +61,15 @@ def layer_norms(network: nn.Module) -> dict[str, Tensor]:
     return {name: values.double().norm() for name, values in layers(network).items()}
 
 
+@runtime_checkable
+class HasNeurons(Protocol):
+    """A network that is no chain of layers, but has hidden neurons."""
+
+    def neurons(self) -> Mapping[str, str]:
+        """Name of the weight (neurons, inputs) that enters a layer of neurons to that of the weight that leaves it."""
+        ...
+
+
 def zero_share(values: Tensor) -> Tensor:
     """Share of exact zeros.
 
@@ -103,11 +114,12 @@ def dead_neurons(network: nn.Module) -> dict[str, Tensor]:
     neuron of a convolution is a channel.
 
     Args:
-        network: A chain of layers: weights of two or more dimensions, each (outputs, inputs, ...), registered
-            in the order in which they are applied. Channels may be flattened between two layers.
+        network: Says which weights enter and leave its neurons (`HasNeurons`), or is a chain of layers: weights of
+            two or more dimensions, each (outputs, inputs, ...), registered in the order in which they are applied.
+            Channels may be flattened between two layers.
 
     Returns:
-        Layer name to booleans of shape (neurons,), for every layer but the last, which gives the classes.
+        Layer name to booleans of shape (neurons,), for every hidden layer.
 
     Raises:
         ValueError: The inputs of a layer are not a multiple of the outputs of the one before.
@@ -119,9 +131,11 @@ def dead_neurons(network: nn.Module) -> dict[str, Tensor]:
         >>> dead_neurons(network)
         {'0': tensor([ True,  True, False])}
     """
-    chain = [(name, p.detach()) for name, p in network.named_parameters() if p.ndim >= 2]
+    matrices = {name: p.detach() for name, p in network.named_parameters() if p.ndim >= 2}
+    pairs = network.neurons().items() if isinstance(network, HasNeurons) else pairwise(matrices)
     dead = {}
-    for (name, incoming), (next_name, outgoing) in pairwise(chain):
+    for name, next_name in pairs:
+        incoming, outgoing = matrices[name], matrices[next_name]
         neurons = len(incoming)
         if outgoing.shape[1] % neurons:
             raise ValueError(f"{next_name} has {outgoing.shape[1]} inputs, which {name}'s {neurons} cannot feed")

@@ -1,5 +1,6 @@
 """The networks of the tasks, as plain ``nn.Module``s, and what an analysis may ask of one."""
 
+from lit_grok.networks.embedding_mlp import EmbeddingMLP, OneHotMLP
 from lit_grok.networks.ising_cnn import IsingCNN
 from lit_grok.networks.modular_mlp import ModularMLP
 from lit_grok.networks.parameters import scale_parameters
@@ -8,16 +9,22 @@ from lit_grok.networks.protocols import (
     HasFourierWeights,
     HasObservables,
     HasPreactivations,
+    HasResidueEmbeddings,
     HasStackedForward,
 )
+from lit_grok.networks.transformer import Transformer
 
 __all__ = [
+    "EmbeddingMLP",
     "HasCompiledSteps",
     "HasFourierWeights",
     "HasObservables",
     "HasPreactivations",
+    "HasResidueEmbeddings",
     "HasStackedForward",
     "IsingCNN",
     "ModularMLP",
+    "OneHotMLP",
+    "Transformer",
     "scale_parameters",
 ]

@@ -107,6 +107,11 @@ class ModularMLP(nn.Module):
         first = self._first_layer.weight
         return {"a": first[:, : self.P], "b": first[:, self.P :], "output": self.output.weight.t()}
 
+    def residue_embeddings(self) -> dict[str, Tensor]:
+        """Rows (P, width) that the operands ``a`` and ``b`` add to the first pre-activations."""
+        a, b = self._first_layer.weight.t().split(self.P)
+        return {"a": a, "b": b}
+
     def _layers(self) -> dict[str, nn.Linear]:
         hidden = {f"hidden.{i}": cast(nn.Linear, layer) for i, layer in enumerate(self.hidden)}
         return hidden | {"output": self.output}

@@ -1,7 +1,7 @@
 """What an analysis, or the engine, may ask of a network.
 
-A network may offer three small protocols, which is all that an analysis knows of a task:
-named pre-activations, Fourier weights, and observables of its inputs.
+A network may offer small protocols, which is all that an analysis knows of a task: named pre-activations, Fourier
+weights, embeddings of the residues, and observables of its inputs.
 """
 
 from collections.abc import Mapping
@@ -27,6 +27,15 @@ class HasFourierWeights(Protocol):
 
     def fourier_weights(self) -> dict[str, Tensor]:
         """Name to weights, shape (neurons, P): the last dimension is the one to Fourier transform."""
+        ...
+
+
+@runtime_checkable
+class HasResidueEmbeddings(Protocol):
+    """A network that embeds the residues 0 … P − 1."""
+
+    def residue_embeddings(self) -> dict[str, Tensor]:
+        """Name to embeddings, shape (P, d): one set for both operands, or one for each."""
         ...
 
 

@@ -32,8 +32,8 @@ def test_the_refusal_comes_before_any_data(command, monkeypatch):
     def made(*_):
         raise AssertionError("data were made")
 
-    monkeypatch.setattr("datamodules.ModularAdditionDataModule.prepare_data", made)
-    monkeypatch.setattr("datamodules.ModularAdditionDataModule.dataset", made)
+    monkeypatch.setattr("datamodules.ModularArithmeticDataModule.prepare_data", made)
+    monkeypatch.setattr("datamodules.ModularArithmeticDataModule.dataset", made)
     first = "+callbacks.one._target_=callbacks.FeatureCorrelationCallback"
     result = command(*command.MOD_ADD, "run_dir=run", first, first.replace("one", "two"))
     assert result.code == 2

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 import lit_grok
-from datamodules import ModularAdditionDataModule
+from datamodules import ModularArithmeticDataModule
 from lit_grok.networks import ModularMLP
 
 POISON = ("+callbacks.poison._target_=tests.helpers.Poison", "+callbacks.poison.epoch=2")
@@ -17,7 +17,7 @@ def test_curves_are_those_of_the_whole_sets(command):
     run = command.mod_add("init_scale=[1,3]", "seed=4", "epochs=3")
     curves = lit_grok.open_run(run).evaluation.to_dataset()
     assert curves.epoch.values.tolist() == [0, 1, 2, 3]
-    data = ModularAdditionDataModule(P=11, data_seeds=[4])
+    data = ModularArithmeticDataModule(P=11, data_seeds=[4])
     data.setup()
     for scale in (1, 3):
         network = lit_grok.load_network(run, init_scale=scale)

@@ -12,7 +12,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from callbacks import FIMTrajectoryCallback
-from datamodules import ModularAdditionDataModule
+from datamodules import ModularArithmeticDataModule
 from lit_grok.figures.geometry import trajectory
 from lit_grok.measures.fisher import fisher_diagonal
 from lit_grok.measures.inequality import gini
@@ -112,7 +112,7 @@ def test_curves_are_those_of_the_definitions(command, helpers, options, stiff_of
     )
     from trajectory_helpers import Remember
 
-    data = ModularAdditionDataModule(P=11, data_seeds=[0, 0])
+    data = ModularArithmeticDataModule(P=11, data_seeds=[0, 0])
     data.setup()
     due, curves = expected(Remember.seen, data.split("train")[0], every=2, until=9, stiff_of=stiff_of)
     results = open_run(run).fim

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from callbacks import PruningCallback
-from datamodules import ModularAdditionDataModule
+from datamodules import ModularArithmeticDataModule
 from lit_grok.measures.fisher import fisher_scores
 from lit_grok.measures.pruning import compressibility, pruning_curve
 from lit_grok.results import load_network, open_run
@@ -114,7 +114,7 @@ def test_several_schemes_in_one_run_agree_with_the_saved_network(command, monkey
     schemes = {name: run[name].attrs["scheme"] for name in ("pruning", "fisher", "layers")}
     assert schemes == {"pruning": "layerwise", "fisher": "fisher", "layers": "single_layer"}
     network = load_network(run_dir)
-    data = ModularAdditionDataModule(P=11, batch_size=64)
+    data = ModularArithmeticDataModule(P=11, batch_size=64)
     data.setup()
     inputs, targets = (t[0] for t in data.split("test"))
     curve = pruning_curve(network, inputs, targets, torch.linspace(0, 1, 11))
@@ -131,7 +131,7 @@ def test_fisher_ranks_on_the_training_set_and_scores_on_the_test_set(command, so
     options += f",scores_from:{source}" if source else ""
     run_dir = command.mod_add(f"+callbacks.fisher={{_target_:callbacks.PruningCallback,{options}}}", "seed=0:2")
     run = open_run(run_dir)
-    data = ModularAdditionDataModule(P=11, batch_size=64, data_seeds=[0, 1])
+    data = ModularArithmeticDataModule(P=11, batch_size=64, data_seeds=[0, 1])
     data.setup()
     for r in range(2):
         network = load_network(run_dir, seed=r)

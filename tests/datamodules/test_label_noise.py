@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import IsingDataModule, ModularAdditionDataModule
+from datamodules import IsingDataModule, ModularArithmeticDataModule
 from lit_grok.results import open_run
 
 
 def mod_add(noise, seeds=(0,)):
-    data = ModularAdditionDataModule(P=53, data_seeds=list(seeds), label_noise=noise)
+    data = ModularArithmeticDataModule(P=53, data_seeds=list(seeds), label_noise=noise)
     data.setup()
     return data
 

@@ -5,7 +5,7 @@ import pytest
 
 from datamodules.streams import stream
 
-KEYS = list(product((0, 1, 2**32 - 1), ("split", "order", "label_noise"), (0, 1, 1000)))
+KEYS = list(product((0, 1, 2**32 - 1), ("split", "order", "label_noise", "table"), (0, 1, 1000)))
 
 
 def test_a_stream_is_the_same_every_time():

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from lit_grok import optimizers
-from lit_grok.modules import LitClassifier, LitIsingCNN, LitModularMLP
+from lit_grok.modules import LitClassifier, LitIsingCNN, LitModularArithmetic
 from lit_grok.networks import IsingCNN, ModularMLP
 from lit_grok.replicas import ReplicaStack
 
@@ -19,7 +19,7 @@ def describe(count, **changes):
 def module(count=3, optimizer=optimizers.Adam, replicas=None, **options):
     torch.manual_seed(0)
     stack = ReplicaStack([ModularMLP(7, [9]) for _ in range(count)])
-    return LitModularMLP(
+    return LitModularArithmetic(
         stack, classes=7, replicas=replicas or describe(count), optimizer=partial(optimizer, lr=0.1), **options
     )
 
@@ -153,11 +153,11 @@ def test_one_decay_per_replica():
         given.update(options, parameters=list(parameters))
         return torch.optim.SGD(given["parameters"], lr=1)
 
-    lit = LitModularMLP(module(3).stack, classes=7, replicas=replicas, optimizer=optimizer)
+    lit = LitModularArithmetic(module(3).stack, classes=7, replicas=replicas, optimizer=optimizer)
     lit.configure_optimizers()
     assert given["weight_decay"] == [0.0, 0.1, 0.2]
     assert [p.data_ptr() for p in given["parameters"]] == [p.data_ptr() for p in lit.stack.parameters()]
-    LitModularMLP(
+    LitModularArithmetic(
         module(3).stack, classes=7, replicas=describe(3, weight_decay=0.3), optimizer=optimizer
     ).configure_optimizers()
     assert given["weight_decay"] == 0.3

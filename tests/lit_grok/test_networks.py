@@ -6,15 +6,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lit_grok.measures.weights import HasNeurons
 from lit_grok.networks import (
+    EmbeddingMLP,
     HasFourierWeights,
     HasObservables,
     HasPreactivations,
+    HasResidueEmbeddings,
     HasStackedForward,
     IsingCNN,
     ModularMLP,
+    OneHotMLP,
+    Transformer,
     scale_parameters,
 )
+from lit_grok.networks.tokens import operand_tokens
 
 
 def size(network):
@@ -248,3 +254,180 @@ def test_parameters_are_what_other_libraries_expect():
         "output.weight": (7, 5),
         "output.bias": (7,),
     }
+
+
+# Networks on embedded tokens
+
+
+def written_out(network, pairs):
+    """The transformer of PRIME §2.1 by the formula, one example, one head and one position at a time."""
+    state = {name: p.detach().double() for name, p in network.named_parameters()}
+    P, offset = network.P, network.operand_offset
+    heads, layers = network.blocks[0].attention.heads, len(network.blocks)
+
+    def normal(x, name):
+        if f"{name}.weight" not in state:
+            return x
+        centred = x - x.mean()
+        return centred / (centred.square().mean() + 1e-5).sqrt() * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+    logits = []
+    for a, b in pairs.tolist():
+        tokens = [a, b + offset, P + offset]
+        x = [state["token_embedding.weight"][t] + state["position_embedding.weight"][i] for i, t in enumerate(tokens)]
+        for layer in range(layers):
+            name = f"blocks.{layer}"
+            q, k, v = (
+                [
+                    (state[f"{name}.attention.{part}.weight"] @ normal(y, f"{name}.attention_norm")).chunk(heads)
+                    for y in x
+                ]
+                for part in ("query", "key", "value")
+            )
+            mixed = []
+            for t in range(3):
+                parts = []
+                for h in range(heads):
+                    scores = torch.stack([q[t][h] @ k[s][h] / len(k[s][h]) ** 0.5 for s in range(t + 1)])
+                    parts.append(sum(w * v[s][h] for s, w in enumerate(scores.softmax(0))))
+                mixed.append(state[f"{name}.attention.output.weight"] @ torch.cat(parts))
+            x = [y + m for y, m in zip(x, mixed, strict=True)]
+            act = F.relu if network.blocks[0].activation == "relu" else F.gelu
+            for t, y in enumerate(x):
+                h = state[f"{name}.mlp_in.weight"] @ normal(y, f"{name}.mlp_norm") + state[f"{name}.mlp_in.bias"]
+                x[t] = y + state[f"{name}.mlp_out.weight"] @ act(h) + state[f"{name}.mlp_out.bias"]
+        logits.append(state["unembedding.weight"] @ normal(x[2], "final_norm"))
+    return torch.stack(logits)
+
+
+def shaken(network):
+    """With biases and norms that are not zeros and ones."""
+    for parameter in network.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter)
+    return network
+
+
+SHAPES = [
+    {"layers": 1},
+    {"layers": 1, "activation": "gelu", "operand_offset": 7},
+    {"layers": 2, "heads": 1, "operand_offset": 3},
+    {"layers": 2, "normalisation": "layer"},
+    {"layers": 3, "normalisation": "layer", "operand_offset": 7},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_transformer_written_out(shape):
+    network = shaken(Transformer(P=7, **{"d_model": 8, "heads": 2, "d_mlp": 10} | shape))
+    pairs = torch.cartesian_prod(torch.arange(7), torch.arange(7))
+    torch.testing.assert_close(network.double()(pairs), written_out(network, pairs), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(network.float()(pairs).double(), written_out(network, pairs), rtol=0, atol=1e-5)
+
+
+EMBEDDED = [
+    *(lambda shape=shape: Transformer(P=11, **{"d_model": 16, "heads": 2, "d_mlp": 12} | shape) for shape in SHAPES),
+    lambda: EmbeddingMLP(P=11, d_model=6, hidden=[9]),
+    lambda: EmbeddingMLP(P=11, d_model=6, hidden=[9, 7], operand_offset=11),
+    lambda: OneHotMLP(P=11, d_model=14, hidden=[9, 7]),
+    lambda: OneHotMLP(P=11, d_model=30, hidden=[9], operand_offset=11),
+]
+
+
+@pytest.mark.parametrize("build", EMBEDDED)
+@pytest.mark.parametrize("count", [5, 40])  # fewer and more than residues
+def test_the_short_way_is_exact_and_so_are_its_gradients(build, count):
+    networks = [shaken(build()).double() for _ in range(3)]
+    parameters = {
+        name: torch.stack([n.get_parameter(name).detach() for n in networks]).requires_grad_()
+        for name, _ in networks[0].named_parameters()
+    }
+    pairs = torch.randint(0, 11, (3, count, 2))
+    together = networks[0].forward_stack(parameters, pairs)
+    alone = torch.stack([network(x) for network, x in zip(networks, pairs, strict=True)])
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+    weights = torch.randn_like(alone)
+    found = torch.autograd.grad((together * weights).sum(), list(parameters.values()), materialize_grads=True)
+    (alone * weights).sum().backward()
+    for name, gradient in zip(parameters, found, strict=True):
+        expected = torch.stack([n.get_parameter(name).grad for n in networks])
+        torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_parameter_counts_of_the_second_paper():
+    assert [size(Transformer(layers=layers)) for layers in (1, 2)] == [222_592, 419_840]
+    assert size(EmbeddingMLP()) == 98 * 128 + 385 * 512 + 513 * 512 + 513 * 97
+    assert size(OneHotMLP()) == 385 * 512 + 513 * 512 + 513 * 97
+
+
+def test_the_transformer_starts_as_the_authors_does():
+    torch.manual_seed(0)
+    for name, parameter in Transformer().named_parameters():
+        if parameter.ndim == 1:
+            assert not parameter.any()
+        else:  # six standard deviations
+            assert parameter.std().mul(128**0.5).sub(1).abs() < 6 / (2 * parameter.numel()) ** 0.5, name
+    assert EmbeddingMLP().token_embedding.weight.std().mul(128**0.5).sub(1).abs() < 0.04
+
+
+def test_tokens():
+    pairs = torch.tensor([[3, 5], [96, 0]])
+    assert operand_tokens(pairs, 97).tolist() == [[3, 5, 97], [96, 0, 97]]
+    assert operand_tokens(pairs, 97, 97).tolist() == [[3, 102, 194], [96, 97, 194]]
+    assert Transformer(P=379).token_embedding.num_embeddings == 380
+    for P, offset in ((1, 0), (5, -1)):
+        with pytest.raises(ValueError, match=f"P={P}, operand_offset={offset}"):
+            Transformer(P=P, operand_offset=offset)
+
+
+@pytest.mark.parametrize("kind", [Transformer, EmbeddingMLP, OneHotMLP])
+def test_no_residue_is_taken_for_the_last_token(kind):
+    network = kind(P=11)
+    parameters = {name: p.detach()[None] for name, p in network.named_parameters()}
+    for pair in ([0, 11], [-1, 0]):
+        with pytest.raises(IndexError, match="0 to 10"):
+            network.forward_stack(parameters, torch.tensor([[pair]]))
+
+
+def test_what_embedding_networks_tell_analyses():
+    pairs = torch.tensor([[1, 2], [6, 0]])
+    for network in (Transformer(P=7, layers=2), EmbeddingMLP(P=7), OneHotMLP(P=7)):
+        for protocol in (HasPreactivations, HasFourierWeights, HasResidueEmbeddings, HasStackedForward, HasNeurons):
+            assert isinstance(network, protocol)
+        *_, last = network.preactivations(pairs).values()
+        assert last.shape == (2, 512)
+        assert all(w.shape[1] == 7 for w in network.fourier_weights().values())
+    network = EmbeddingMLP(P=7, operand_offset=7)
+    first = network.preactivations(pairs)["hidden.0"]
+    weights = network.fourier_weights()
+    rest = network.hidden[0].bias + network.hidden[0].weight[:, 256:] @ network.token_embedding.weight[-1]
+    torch.testing.assert_close(first[0], weights["a"][:, 1] + weights["b"][:, 2] + rest)
+    assert list(network.residue_embeddings()) == ["a", "b"]
+    torch.testing.assert_close(network.residue_embeddings()["b"], network.token_embedding.weight[7:14])
+    transformer = Transformer(P=7)
+    hidden = transformer.preactivations(pairs)["blocks.0"].relu()
+    through = hidden @ transformer.fourier_weights()["output"]
+    silent = copy.deepcopy(transformer)
+    silent.blocks[0].mlp_out.weight.data.zero_()
+    torch.testing.assert_close(transformer(pairs), silent(pairs) + through, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": 0}, "layers=0"),
+        ({"d_model": 10, "heads": 4}, "d_model=10, heads=4"),
+        ({"activation": "tanh"}, "activation=tanh: unknown; allowed: relu, gelu"),
+        ({"normalisation": "batch"}, "normalisation=batch: unknown; allowed: none, layer"),
+    ],
+)
+def test_transformers_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        Transformer(P=7, **options)
+
+
+def test_perceptrons_on_tokens_that_cannot_be():
+    with pytest.raises(ValueError, match="d_model=10: 12 one-hot tokens need at least as much"):
+        OneHotMLP(P=11, d_model=10)
+    with pytest.raises(ValueError, match=r"hidden=\[\]"):
+        EmbeddingMLP(P=11, hidden=[])

@@ -305,7 +305,15 @@ def test_targets_that_are_there(lab):
 
 def keys(**changes):
     plain = {"task": "t", "init_scale": 1, "weight_decay": 0, "seed": 0, "seeds": {"init": None}, "epochs": 1}
-    plain |= {"learning_rate": 0.1, "batch_size": 1, "loss": "mse", "label_noise": 0, "log_every": 1, "threads": 1}
+    plain |= {
+        "learning_rate": 0.1,
+        "batch_size": 1,
+        "warmup_steps": 0,
+        "loss": "mse",
+        "label_noise": 0,
+        "log_every": 1,
+        "threads": 1,
+    }
     plain["replicas_at_once"] = None
     plain |= {"checkpoint_every": 1, "accelerator": "auto", "run_dir": "run", "resume": None, "dry_run": False}
     return plain | {name: {} for name in ("callbacks", *COMPLETE)} | changes
@@ -324,7 +332,7 @@ def test_every_key_has_a_type_and_is_needed():
     ("change", "message"),
     [
         ({"epochs": "many"}, "epochs=many: must be a whole number, 1 or more"),
-        ({"batch_size": 0}, "batch_size=0: must be a whole number, 1 or more"),
+        ({"batch_size": 0}, "batch_size=0: must be a whole number, 1 or more or null"),
         ({"label_noise": 2}, "label_noise=2: must be a number between 0 and 1"),
         ({"run_dir": ""}, "run_dir=: must be a directory"),
         ({"dry_run": "maybe"}, "dry_run=maybe: must be true or false"),

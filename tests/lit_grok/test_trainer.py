@@ -10,10 +10,10 @@ from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimizatio
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.precision import DoublePrecision, Precision
 
-from datamodules import ModularAdditionDataModule
+from datamodules import ModularArithmeticDataModule
 from lit_grok import optimizers
 from lit_grok import trainer as short_way
-from lit_grok.modules import LitModularMLP
+from lit_grok.modules import LitModularArithmetic
 from lit_grok.networks import ModularMLP
 from lit_grok.replicas import ReplicaStack
 from lit_grok.trainer import EpochLoop, Trainer, watched
@@ -40,7 +40,7 @@ class Counts(L.Callback):
         self.steps.append((trainer.global_step, trainer.is_last_batch, trainer.fit_loop.epoch_loop.batch_idx))
 
 
-def build(replicas=2, optimizer=optimizers.Adam, module=LitModularMLP, shuffle=False, network=ModularMLP):
+def build(replicas=2, optimizer=optimizers.Adam, module=LitModularArithmetic, shuffle=False, network=ModularMLP):
     torch.manual_seed(0)
     facts = {"init_scale": 1.0, "weight_decay": 1e-3, "seed_init": 0, "seed_data": 0, "seed_order": 0}
     lit = module(
@@ -50,7 +50,7 @@ def build(replicas=2, optimizer=optimizers.Adam, module=LitModularMLP, shuffle=F
         optimizer=partial(optimizer, lr=0.01),
     )
     seeds = list(range(replicas))
-    return lit, ModularAdditionDataModule(P=7, batch_size=8, data_seeds=seeds, order_seeds=seeds, shuffle=shuffle)
+    return lit, ModularArithmeticDataModule(P=7, batch_size=8, data_seeds=seeds, order_seeds=seeds, shuffle=shuffle)
 
 
 def trainer_of(*callbacks, **options):
@@ -140,28 +140,28 @@ def test_a_callback_that_is_added_on_the_way_is_seen_from_the_next_epoch_on():
     assert [epoch for epoch, *_ in watches.batches] == [2] * 5 + [3] * 5
 
 
-class OwnStep(LitModularMLP):
+class OwnStep(LitModularArithmetic):
     def training_step(self, batch, batch_idx):
         return 2 * super().training_step(batch, batch_idx)
 
 
-class AfterBackward(LitModularMLP):
+class AfterBackward(LitModularArithmetic):
     def on_after_backward(self):
         self.recorder.seen = True
 
 
-class Scheduled(LitModularMLP):
+class Scheduled(LitModularArithmetic):
     def configure_optimizers(self):
         optimizer = super().configure_optimizers()
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2)]
 
 
-class Augmented(ModularAdditionDataModule):
+class Augmented(ModularArithmeticDataModule):
     def on_after_batch_transfer(self, batch, dataloader_idx):
         return batch
 
 
-class Augments(LitModularMLP):
+class Augments(LitModularArithmetic):
     """The module has these hooks too, and Lightning calls them where the DataModule has none."""
 
     def on_before_batch_transfer(self, batch, dataloader_idx):
@@ -196,10 +196,10 @@ class Augments(LitModularMLP):
     ],
 )
 def test_whatever_touches_a_step_takes_lightnings_way(options):
-    lit, data = build(module=options.pop("module", LitModularMLP))
+    lit, data = build(module=options.pop("module", LitModularArithmetic))
     kind = options.pop("data", None)
     data = kind(P=7, batch_size=8, data_seeds=[0, 1], order_seeds=[0, 1]) if kind else data
-    expected = bool(options) or type(lit) is not LitModularMLP or kind is not None
+    expected = bool(options) or type(lit) is not LitModularArithmetic or kind is not None
     trainer = trainer_of(max_epochs=1, **options)
     trainer.fit(lit, datamodule=data)
     assert watched(trainer) is expected
