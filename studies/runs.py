@@ -1,8 +1,9 @@
 """The runs that studies need: described by command lines, found by what these resolve to, trained where missing.
 
 A sweep is a command line of train.py without a seed; a run is that with one seed, all its init_scales side by side. A
-run's directory is named by a digest of its resolved configuration, less where it is written and how it is watched: two
-studies that ask for the same training find the same directory, and a default that changes asks for a new one.
+run's directory is named by a digest of its resolved configuration, less where it is written, how it is watched, and
+what is switched off: two studies that ask for the same training find the same directory, a default that changes asks
+for a new one, and an option that comes later, and is off, for none.
 """
 
 import fcntl
@@ -13,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Run:
     @cached_property
     def name(self) -> str:
         """Its directory's name: the task, the seed and a digest of the configuration."""
-        canonical = json.dumps(self.config, sort_keys=True, default=str)
+        canonical = json.dumps(switched_on(self.config), sort_keys=True, default=str)
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:_DIGITS]
         return f"{self.sweep.task}-seed{self.seed}-{digest}"
 
@@ -96,6 +97,19 @@ class Run:
     def complete(self, root: Path) -> bool:
         """Whether it has ended, with results and a summary."""
         return bool(finished(root / self.name, self.epochs))
+
+
+def switched_on(config: Any) -> Any:
+    """A configuration without what is null, false, zero, ``none`` or empty.
+
+    Example:
+        >>> switched_on({"loss": "mse", "shuffle": False, "hole": "none", "layers": [0, 1], "logger": {"tags": []}})
+        {'loss': 'mse', 'layers': [0, 1]}
+    """
+    if not isinstance(config, Mapping):
+        return config
+    kept = {key: switched_on(value) for key, value in config.items()}
+    return {key: value for key, value in kept.items() if value and value != "none"}
 
 
 @cache
