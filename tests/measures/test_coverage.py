@@ -164,6 +164,7 @@ def test_a_sufficient_fraction_makes_the_bound_positive(P, C):
 def test_limits_of_the_bound():
     assert coverage_lower_bound(5, 25, 1 / 25) == 1
     assert coverage_lower_bound(5, 25, 0) == -24
+    assert coverage_lower_bound(5, 10, 1.9 / 25) == coverage_lower_bound(5, 10, 1.1 / 25) == 1 - 25 * 0.6
     assert coverage_lower_bound(97, 25, 0.2) < 0 < coverage_lower_bound(97, 25, 0.4)
 
 

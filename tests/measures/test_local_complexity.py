@@ -69,7 +69,8 @@ def test_scales_with_the_points():
 
 def test_units_that_never_switch_do_not_count():
     def preactivations(x):
-        return torch.tensor([0.0, -1.0, 1.0]).expand(len(x), 3)
+        constant = torch.tensor([0.0, -1.0, 1.0]).expand(len(x), 3)
+        return torch.cat([constant, x.clamp(max=0)], dim=1)  # which is 0 at some vertices and below at others
 
     counts = local_complexity(preactivations, torch.zeros(2, 3), 1.0, 3, generator())
     assert counts.tolist() == [0, 0]
