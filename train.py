@@ -51,6 +51,7 @@ def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDat
         stack=build_stack(config["network"], replicas, threads),
         replicas=replicas,
         optimizer=instantiate(config["optimizer"]),
+        warmup_steps=config["warmup_steps"],
         _convert_="all",
     )
     module.refuse_mixing(config["trainer"]["gradient_clip_val"], config["trainer"]["gradient_clip_algorithm"])
@@ -77,8 +78,7 @@ def train(config: dict) -> int:
 
 def train_stack(config: dict, replicas: list[dict], whole: str | None = None) -> int:
     """Train these replicas together; ``whole`` is the directory of the run whose part they are, which draws them."""
-    run_dir = config["run_dir"]
-    resume, config["resume"] = config["resume"], None
+    run_dir, resume, config["resume"] = config["run_dir"], config["resume"], None
     with cli.bad_input(run_dir):
         from callbacks.base import clean_up, save_figures
         from callbacks.checkpoint import seconds_of

@@ -186,6 +186,12 @@ class Warmup(torch.optim.lr_scheduler.LambdaLR):
         self.steps = steps
         super().__init__(optimizer, lambda t: min(t / steps, 1))
 
+    def step(self, epoch: int | None = None) -> None:
+        """Go on to the next step; once the warm-up is over, no longer watch the optimiser."""
+        super().step(epoch)
+        if self.done and hasattr(vars(self.optimizer).get("step"), "_wrapped_by_lr_sched"):
+            del self.optimizer.step  # the wrapper that PyTorch put around it
+
     @property
     def done(self) -> bool:
         """Whether the learning rate will stay as it is."""

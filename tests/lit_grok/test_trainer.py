@@ -325,3 +325,53 @@ def test_what_a_callback_logs_at_the_end_of_an_epoch_arrives():
     trainer, _ = fit(Logs())
     assert not watched(trainer)
     assert trainer.callback_metrics["epochs"] == 4
+
+
+# A warm-up
+
+
+def plain_loop(lit, data, epochs, steps):
+    """What `Warmup` is: the learning rate of step t is lr · min(t / steps, 1)."""
+    network, t = lit.stack.networks[0], 0
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01, weight_decay=1e-3)
+    for _ in range(epochs):
+        for x, y in data.train_dataloader():
+            optimizer.param_groups[0]["lr"] = 0.01 * min(t / steps, 1)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(x[0]), y[0]).backward()
+            optimizer.step()
+            t += 1
+    return network
+
+
+@pytest.mark.parametrize("steps", [1, 7, 100])
+def test_the_learning_rate_rises_step_by_step(steps):
+    lit, data = build(replicas=1)
+    lit.warmup_steps = steps
+    trainer = trainer_of()
+    trainer.fit(lit, datamodule=data)
+    expected = plain_loop(*build(replicas=1)[:1], data, 4, steps)
+    for found, wanted in zip(lit.stack.networks[0].parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    assert watched(trainer) is (steps > 20)  # once it is over, nothing happens in a step any more
+
+
+def test_a_warm_up_goes_on_where_it_stopped(tmp_path):
+    def fitted(epochs, checkpoint=None):
+        lit, data = build()
+        lit.warmup_steps = 12
+        trainer = trainer_of(max_epochs=epochs)
+        trainer.fit(lit, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        return trainer, lit
+
+    for half in (1, 3):  # within it, and after it
+        fitted(half)[0].save_checkpoint(tmp_path / "half.ckpt")
+        _, resumed = fitted(4, tmp_path / "half.ckpt")
+        assert same(dict(resumed.state_dict()), dict(fitted(4)[1].state_dict()))
+
+
+def test_a_warm_up_is_no_negative_number():
+    with pytest.raises(ValueError, match="warmup_steps=-1: a whole number, 0 or more"):
+        LitModularArithmetic(
+            ReplicaStack([ModularMLP(7, [9])]), replicas=[{}], optimizer=optimizers.Adam, warmup_steps=-1
+        )

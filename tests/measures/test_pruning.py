@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from lit_grok.measures import pruning
 from lit_grok.measures.pruning import area, compressibility, kept_share, pruned, pruning_curve, removal_steps
-from lit_grok.networks import IsingCNN, ModularMLP
+from lit_grok.networks import IsingCNN, ModularMLP, Transformer
 
 P = 11
 GRID = torch.linspace(0, 1, 11, dtype=torch.float64)
@@ -264,6 +264,14 @@ def test_general_curve_is_the_dense_one(scheme, layer, scored, chunk_size, pairs
     scores = random_scores(network) if scored else None
     expected = slow_curve(network, pairs, targets, scheme, layer, scores)
     curve = pruning_curve(network, pairs, targets, GRID, scheme, layer=layer, scores=scores, chunk_size=chunk_size)
+    assert torch.equal(curve.accuracies, expected[0])
+    torch.testing.assert_close(curve.losses, expected[1])
+
+
+def test_a_network_with_a_short_way_has_the_curve_of_its_long_one(pairs, targets):
+    network = Transformer(P, layers=2, d_model=8, heads=2, d_mlp=12).double()
+    expected = slow_curve(network, pairs, targets, "layerwise")
+    curve = pruning_curve(network, pairs, targets, GRID)
     assert torch.equal(curve.accuracies, expected[0])
     torch.testing.assert_close(curve.losses, expected[1])
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lit_grok.measures.weights import dead_neurons, layer_norms, layers, norm, zero_share
-from lit_grok.networks import IsingCNN, ModularMLP
+from lit_grok.networks import IsingCNN, ModularMLP, Transformer
 
 
 def test_layers_hold_every_parameter_once():
@@ -53,6 +53,17 @@ def test_dead_by_incoming_or_by_outgoing_weights():
     assert {name: mask.tolist() for name, mask in dead_neurons(network).items()} == {
         "hidden.0": [True, False, True, False],
         "hidden.1": [False, True, False],
+    }
+
+
+def test_dead_neurons_of_a_network_that_is_no_chain():
+    network = Transformer(P=5, layers=2, d_model=4, heads=2, d_mlp=3)
+    network.blocks[0].mlp_in.weight.data[1] = 0
+    network.blocks[1].mlp_out.weight.data[:, 2] = 0
+    network.blocks[0].attention.value.weight.data[0] = 0  # no neuron
+    assert {name: mask.tolist() for name, mask in dead_neurons(network).items()} == {
+        "blocks.0.mlp_in": [False, True, False],
+        "blocks.1.mlp_in": [False, False, True],
     }
 
 
