@@ -2,6 +2,8 @@
 
 from callbacks.base import AnalysisCallback, AnalysisError
 from callbacks.checkpoint import CheckpointCallback
+from callbacks.coverage import CoverageCallback
+from callbacks.embedding_uniformity import EmbeddingUniformityCallback
 from callbacks.evaluation import EvaluationCallback
 from callbacks.feature_correlation import FeatureCorrelationCallback
 from callbacks.fim_trajectory import FIMTrajectoryCallback
@@ -18,6 +20,8 @@ __all__ = [
     "AnalysisCallback",
     "AnalysisError",
     "CheckpointCallback",
+    "CoverageCallback",
+    "EmbeddingUniformityCallback",
     "EvaluationCallback",
     "FIMTrajectoryCallback",
     "FeatureCorrelationCallback",

@@ -216,6 +216,14 @@ class LitClassifier(L.LightningModule):
             "accuracy": accuracy.compute().view(-1),
         }  # torchmetrics drops a single dimension
 
+    @torch.no_grad()
+    def predictions(self, inputs: Tensor) -> Tensor:
+        """The most probable class of every input, shape (R, N), for inputs (R, N, …)."""
+        if self.stack.runs_in_pieces:
+            return pieces.predictions(self.stack, inputs)
+        size = max((self._cuda_chunk if inputs.is_cuda else self._chunk) // len(self.stack), 1)
+        return torch.cat([self.stack(part).argmax(-1) for part in inputs.split(size, 1)], 1)
+
     def refuse_mixing(self, gradient_clip_val: float | None, gradient_clip_algorithm: str | None) -> None:
         """Refuse what would let replicas that train together touch each other.
 

@@ -73,13 +73,24 @@ def evaluate(stack: ReplicaStack, loss: Loss, inputs: Tensor, targets: Tensor) -
     return losses.to(stack.flat.dtype), accuracies.float()
 
 
-def _pieces(stack: ReplicaStack, function: Callable, inputs: Tensor, targets: Tensor) -> list:
+def predictions(stack: ReplicaStack, inputs: Tensor) -> Tensor:
+    """The most probable class of every input, shape (R, N), for inputs (R, N, …)."""
+
+    def one(r: int, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return stack.run(stack.flat.detach()[r : r + 1], x)[0].argmax(-1)
+
+    found = [each for _, each in _pieces(stack, one, inputs)]
+    return torch.cat(found).view(len(stack), -1)
+
+
+def _pieces(stack: ReplicaStack, function: Callable, *examples: Tensor) -> list:
     """The number of a replica and what the function gives for it and a piece of its examples, for all, in order."""
-    sizes = piece_sizes(targets.shape[1])
-    xs, ys = inputs.split(sizes, 1), targets.split(sizes, 1)
+    sizes = piece_sizes(examples[0].shape[1])
+    parts = list(zip(*(tensor.split(sizes, 1) for tensor in examples), strict=True))
 
     def piece(number: int) -> tuple:
         r, k = divmod(number, len(sizes))
-        return r, function(r, xs[k][r : r + 1], ys[k][r : r + 1])
+        return r, function(r, *(part[r : r + 1] for part in parts[k]))
 
     return stack.each(piece, range(len(stack) * len(sizes)))

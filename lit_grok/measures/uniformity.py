@@ -173,5 +173,40 @@ def embedding_spread(embeddings: Tensor) -> Tensor:
     return sigma[..., -1] / sigma[..., 0]
 
 
+class FourierPlane(NamedTuple):
+    """Embeddings in a plane, (P, 2), and the frequency at which they turn in it."""
+
+    coordinates: Tensor
+    frequency: int
+
+
+def fourier_plane(embeddings: Tensor) -> FourierPlane:
+    """The embeddings projected on the plane of their largest Fourier component.
+
+    With c_k and s_k the coefficients of cos(2πkx/P) and sin(2πkx/P), vectors of d dimensions, k is the frequency, from
+    1 on, of the largest |c_k|² + |s_k|², and the plane is spanned by c_k and what of s_k is orthogonal to it.
+
+    Args:
+        embeddings: A row for each residue, shape (P, d), P ≥ 3, d ≥ 2.
+
+    Returns:
+        Coordinates, float64, in units of the embeddings, and k.
+
+    Example:
+        >>> angle = 2 * torch.pi * 2 * torch.arange(5, dtype=torch.float64) / 5
+        >>> plane = fourier_plane(torch.stack([angle.cos(), torch.ones(5), angle.sin()], dim=1))
+        >>> plane.frequency, plane.coordinates[:2].round(decimals=4)
+        (2, tensor([[ 1.0000,  0.0000],
+                [-0.8090,  0.5878]], dtype=torch.float64))
+    """
+    embeddings = torch.as_tensor(embeddings).double()
+    coefficients = torch.fft.rfft(embeddings, dim=0)
+    frequency = int(coefficients[1:].abs().square().sum(1).argmax()) + 1
+    largest = coefficients[frequency]
+    directions = torch.linalg.qr(torch.stack([largest.real, -largest.imag], dim=1))
+    signs = directions.R.diagonal().sign()
+    return FourierPlane(embeddings @ (directions.Q * torch.where(signs == 0, 1.0, signs)), frequency)
+
+
 def _mean_norm(embeddings: Tensor) -> Tensor:
     return torch.as_tensor(embeddings).double().norm(dim=-1).mean(-1)
