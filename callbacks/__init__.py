@@ -12,6 +12,7 @@ from callbacks.grok_time import GrokTimeCallback
 from callbacks.ipr import IPRCallback
 from callbacks.llc import LLCCallback
 from callbacks.progress import ProgressCallback
+from callbacks.progress_measures import ProgressMeasuresCallback
 from callbacks.pruning import PruningCallback
 from callbacks.similarity import SimilarityCallback
 from callbacks.weight_statistics import WeightStatisticsCallback
@@ -30,6 +31,7 @@ __all__ = [
     "IPRCallback",
     "LLCCallback",
     "ProgressCallback",
+    "ProgressMeasuresCallback",
     "PruningCallback",
     "SimilarityCallback",
     "WeightStatisticsCallback",

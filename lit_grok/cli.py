@@ -17,6 +17,7 @@ from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from textwrap import indent
+from types import NoneType
 from typing import Annotated, Any, Literal, NoReturn
 
 import yaml
@@ -467,9 +468,8 @@ class _Console(logging.Handler):
 
 def provenance(config: Mapping[str, Any]) -> dict[str, str]:
     """What the results say of the run: task, a title with the task's own keys, versions, and the command line."""
-    own = [
-        key for key, value in config.items() if key not in schema.Keys.__annotations__ and not isinstance(value, dict)
-    ]
+    others = {key: value for key, value in config.items() if key not in schema.Keys.__annotations__}
+    own = [key for key, value in others.items() if not isinstance(value, dict | NoneType | bool) and value != "none"]
     packages = ("lit_grok", "torch", "lightning", "numpy", "numba")
     return {
         "task": config["task"],

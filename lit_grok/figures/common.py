@@ -1,6 +1,7 @@
 """What every figure of a run has in common: who shares a colour, how several seeds are drawn, the axis of epochs."""
 
 import io
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ STYLES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 _FEW = 3  # so many groups may be shaded and marked one over the other; more would be a brown patch
 _NAMED = 10  # so many groups stand in a legend; of more, which have colours in order, it names some
 _LINEAR = 0.3  # width of the part of the epoch axis that holds epoch 0, in decades
+_WIDTH = 75  # characters of a line of a heading, which fit over the narrowest figure
 _TICK = 0.35  # inches that the label of a tick takes
 
 
@@ -96,7 +98,7 @@ def heading(run: xr.DataTree, shown: str = "mean and range") -> str:
         parts.append(f"seed {seeds[0]}")
     else:
         parts.append(f"{'–'.join(map(str, (counts[0], counts[-1])[: len(counts)]))} seeds: {shown}".removesuffix(": "))
-    return ", ".join(part for part in parts if part)
+    return textwrap.fill(", ".join(part for part in parts if part), _WIDTH, break_long_words=False)
 
 
 def measured(run: xr.DataTree, branch: str) -> xr.Dataset:

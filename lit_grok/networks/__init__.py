@@ -6,6 +6,7 @@ from lit_grok.networks.modular_mlp import ModularMLP
 from lit_grok.networks.parameters import scale_parameters
 from lit_grok.networks.protocols import (
     HasCompiledSteps,
+    HasEmbeddedInputs,
     HasFourierWeights,
     HasObservables,
     HasPreactivations,
@@ -17,6 +18,7 @@ from lit_grok.networks.transformer import Transformer
 __all__ = [
     "EmbeddingMLP",
     "HasCompiledSteps",
+    "HasEmbeddedInputs",
     "HasFourierWeights",
     "HasObservables",
     "HasPreactivations",

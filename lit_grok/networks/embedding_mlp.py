@@ -43,13 +43,21 @@ class EmbeddingMLP(nn.Module):
         self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
         self.output = nn.Linear(widths[-1], P)
 
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Embeddings, shape (B, 3, d_model), of the tokens of integer pairs of residues (B, 2)."""
+        return self._embedded(operand_tokens(inputs, self.P, self.operand_offset))
+
     def preactivations(self, inputs: Tensor) -> dict[str, Tensor]:
         """Pre-activations of every hidden layer: ``hidden.0``, ``hidden.1``, …, each (B, width).
 
         Args:
             inputs: Integer pairs of residues (B, 2).
         """
-        x, found = self._embedded(operand_tokens(inputs, self.P, self.operand_offset)).flatten(1), {}
+        return self.embedded_preactivations(self.embed(inputs))
+
+    def embedded_preactivations(self, x: Tensor) -> dict[str, Tensor]:
+        """The same for inputs that are embedded already, (B, 3, d_model)."""
+        x, found = x.flatten(1), {}
         for i, layer in enumerate(self.hidden):
             found[f"hidden.{i}"] = layer(x)
             x = F.relu(found[f"hidden.{i}"])

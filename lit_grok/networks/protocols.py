@@ -40,6 +40,19 @@ class HasResidueEmbeddings(Protocol):
 
 
 @runtime_checkable
+class HasEmbeddedInputs(Protocol):
+    """A network whose pre-activations are a function of points in a space that its inputs are embedded in."""
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Points, shape (inputs, …)."""
+        ...
+
+    def embedded_preactivations(self, x: Tensor) -> dict[str, Tensor]:
+        """Layer name to pre-activations, shape (points, neurons), of points (points, …)."""
+        ...
+
+
+@runtime_checkable
 class HasObservables(Protocol):
     """A network whose inputs have physical observables."""
 

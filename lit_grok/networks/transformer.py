@@ -58,10 +58,13 @@ class Block(nn.Module):
         """Of the MLP, shape (…, d_mlp), for the stream after attention."""
         return self.mlp_in(self.mlp_norm(x))
 
+    def transform(self, x: Tensor) -> Tensor:
+        """The stream after the perceptron, for that after attention."""
+        return x + self.mlp_out(ACTIVATIONS[self.activation](self.preactivations(x)))
+
     def forward(self, x: Tensor) -> Tensor:
         """The stream (B, T, d_model) after the block."""
-        x = self.attend(x)
-        return x + self.mlp_out(ACTIVATIONS[self.activation](self.preactivations(x)))
+        return self.transform(self.attend(x))
 
 
 class Transformer(nn.Module):
@@ -125,9 +128,13 @@ class Transformer(nn.Module):
         """Tokens, shape (…, 3), of pairs of residues (…, 2): a, b + operand_offset, "="."""
         return operand_tokens(pairs, self.P, self.operand_offset)
 
+    def embed(self, inputs: Tensor) -> Tensor:
+        """The stream, shape (B, 3, d_model), before the first block, of integer pairs of residues (B, 2)."""
+        return self.token_embedding(self.tokens(inputs)) + self.position_embedding.weight
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits, shape (B, P), of integer pairs of residues (B, 2)."""
-        x = self._embedded(inputs)
+        x = self.embed(inputs)
         for block in self.blocks:
             x = block(x)
         return self.unembedding(self.final_norm(x[:, -1]))
@@ -138,10 +145,16 @@ class Transformer(nn.Module):
         Args:
             inputs: Integer pairs of residues (B, 2).
         """
-        x, found = self._embedded(inputs), {}
-        for i, block in enumerate(self.blocks):
-            found[f"blocks.{i}"] = block.preactivations(block.attend(x)[:, -1])  # type: ignore[operator]
-            x = block(x)
+        return self.embedded_preactivations(self.embed(inputs))
+
+    def embedded_preactivations(self, x: Tensor) -> dict[str, Tensor]:
+        """The same for inputs that are embedded already, (B, 3, d_model)."""
+        found = {}
+        for i, block in enumerate(cast(list[Block], list(self.blocks))):
+            attended = block.attend(x)
+            found[f"blocks.{i}"] = block.preactivations(attended[:, -1])
+            if i + 1 < len(self.blocks):
+                x = block.transform(attended)
         return found
 
     def residue_embeddings(self) -> dict[str, Tensor]:
@@ -205,9 +218,6 @@ class Transformer(nn.Module):
             hidden = affine(_normalised(x, own, "mlp_norm"), own, "mlp_in")
             found.append(_Rows(x + affine(ACTIVATIONS[block.activation](hidden), own, "mlp_out"), stream.of))
         return found
-
-    def _embedded(self, pairs: Tensor) -> Tensor:
-        return self.token_embedding(self.tokens(pairs)) + self.position_embedding.weight
 
 
 class _Rows(NamedTuple):
