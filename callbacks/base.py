@@ -62,6 +62,9 @@ class AnalysisCallback(L.Callback):
     #: Protocols of `lit_grok.networks` that the network must offer; checked before the training starts.
     requires: tuple[type, ...] = ()
 
+    #: Protocols of `datamodules` that the DataModule must offer, checked before any data are made.
+    requires_data: tuple[type, ...] = ()
+
     #: Whether replicas may be measured in threads: `measure` draws no random numbers and keeps nothing on the side.
     threaded: bool = False
 
@@ -165,9 +168,23 @@ class AnalysisCallback(L.Callback):
                     f"{protocol.__name__}), which {type(network).__name__} does not have"
                 )
 
+    def check_data(self, datamodule: type) -> None:
+        """Say what the DataModule's class lacks before any data are made.
+
+        Raises:
+            AnalysisError: Where it does not offer one of `requires_data`.
+        """
+        for protocol in self.requires_data:
+            if not issubclass(datamodule, protocol):
+                raise AnalysisError(
+                    f"{type(self).__name__} needs data that are datamodules.{protocol.__name__}, which those of "
+                    f"{datamodule.__name__} are not"
+                )
+
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Check the network."""
+        """Check the network and the data."""
         self.check(pl_module.stack.networks[0])
+        self.check_data(type(trainer.datamodule))  # type: ignore[attr-defined]
 
     def is_due(self, epoch: int) -> bool:
         """Whether the cadence asks for a measurement after this many epochs."""

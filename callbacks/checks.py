@@ -12,6 +12,7 @@ from callbacks.evaluation import EvaluationCallback
 from lit_grok.monitoring import take_in
 from lit_grok.recorder import check_branch
 from lit_grok.results import build_network
+from lit_grok.schema import locate
 
 
 def draw_run(config: Mapping[str, Any], run: xr.DataTree) -> None:
@@ -29,7 +30,7 @@ def draw_run(config: Mapping[str, Any], run: xr.DataTree) -> None:
 def check_callbacks(
     callbacks: Mapping[str, Any], network: nn.Module, config: Mapping[str, Any]
 ) -> dict[str, AnalysisCallback]:
-    """Give every analysis its branch; refuse callbacks that are none, and all that the network cannot serve, at once.
+    """Give every analysis its branch; refuse callbacks that are none or cannot be served, all at once.
 
     Args:
         callbacks: By their names in the configuration.
@@ -41,15 +42,16 @@ def check_callbacks(
 
     Raises:
         ValueError: Where one is not a Lightning callback or cannot name a branch, or the evaluation is missing.
-        AnalysisError: Where the network lacks what analyses need; it names each of them, and what it needs.
+        AnalysisError: Where network or data lack what analyses need; it names each of them, and what it needs.
     """
-    refused = {}
+    data, refused = locate(config["datamodule"]["_target_"], "datamodule._target_"), {}
     for name, callback in callbacks.items():
         if isinstance(callback, AnalysisCallback):
             check_branch(name)
             callback.branch = name
             try:
                 callback.check(network)
+                callback.check_data(data)
             except AnalysisError as error:
                 refused[name] = str(error)
         else:

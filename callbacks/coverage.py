@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import lightning as L
 import torch
 import xarray as xr
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from callbacks.base import AnalysisCallback, AnalysisError, Batch
+from callbacks.base import AnalysisCallback, Batch
+from datamodules import HasResiduePairs
 from lit_grok.figures.common import has
 from lit_grok.figures.coverage import coverage_by_distance, coverage_development
 from lit_grok.measures.coverage import accuracy_by, nearest_in_class, transpose_trained
@@ -35,6 +35,7 @@ class CoverageCallback(AnalysisCallback):
         per_decade: Measurements per factor of ten in epochs.
     """
 
+    requires_data = (HasResiduePairs,)
     may_be_nan = ("accuracy",)
     long_names: ClassVar[Mapping[str, str]] = {
         "accuracy": "test accuracy of a part of the pairs",
@@ -45,15 +46,6 @@ class CoverageCallback(AnalysisCallback):
 
     def __init__(self, every: int | None = None, per_decade: int | None = None):
         super().__init__(every=every, per_decade=per_decade)
-
-    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Check that the data are pairs of residues."""
-        super().setup(trainer, pl_module, stage)
-        if not hasattr(trainer.datamodule, "in_hole"):  # type: ignore[attr-defined]
-            raise AnalysisError(
-                f"callbacks.{self.branch}: CoverageCallback needs pairs of residues (datamodules."
-                f"ModularArithmeticDataModule), which {type(trainer.datamodule).__name__} does not give"  # type: ignore[attr-defined]
-            )
 
     def measure_replicas(self, module: LitClassifier, batch: Batch) -> Mapping[str, Any]:
         """Accuracy of every group."""

@@ -9,7 +9,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from callbacks.base import AnalysisCallback, AnalysisError, Batch
+from callbacks.base import AnalysisCallback, Batch
+from datamodules import HasResiduePairs
 from lit_grok.figures.common import has
 from lit_grok.figures.progress import progress_development
 from lit_grok.measures.local_complexity import local_complexity
@@ -45,6 +46,7 @@ class ProgressMeasuresCallback(AnalysisCallback):
     """
 
     requires = (HasPreactivations, HasFourierWeights)
+    requires_data = (HasResiduePairs,)
     long_names: ClassVar[Mapping[str, str]] = {
         "sum_of_squares": "sum of squared weights",
         "fourier_gini": "Gini coefficient of the Fourier components",
@@ -77,14 +79,9 @@ class ProgressMeasuresCallback(AnalysisCallback):
         return {"samples": str(self.samples), "radius": f"{self.radius:g}", "directions": str(self.directions)}
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Check that the data are pairs of residues, and keep all of them."""
+        """Check network and data, and keep all pairs."""
         super().setup(trainer, pl_module, stage)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not hasattr(data, "in_hole"):
-            raise AnalysisError(
-                f"callbacks.{self.branch}: ProgressMeasuresCallback needs pairs of residues (datamodules."
-                f"ModularArithmeticDataModule), which {type(data).__name__} does not give"
-            )
         self._sign, self._table = _SIGNS.get(data.operation), data.dataset()
 
     def measure_replicas(self, module: Any, batch: Batch) -> Mapping[str, Any]:

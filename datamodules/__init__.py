@@ -4,17 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datamodules.base import ReplicaDataModule
+    from datamodules.base import HasResiduePairs, ReplicaDataModule
     from datamodules.ising import IsingDataModule
     from datamodules.modular_arithmetic import ModularArithmeticDataModule
 
 _HOMES = {
+    "HasResiduePairs": "base",
     "ReplicaDataModule": "base",
     "IsingDataModule": "ising",
     "ModularArithmeticDataModule": "modular_arithmetic",
 }
 
-__all__ = ["IsingDataModule", "ModularArithmeticDataModule", "ReplicaDataModule"]
+__all__ = ["HasResiduePairs", "IsingDataModule", "ModularArithmeticDataModule", "ReplicaDataModule"]
 
 
 def __getattr__(name: str) -> Any:

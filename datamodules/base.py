@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import lightning as L
 import numpy as np
@@ -20,6 +20,15 @@ class Dataset(NamedTuple):
 
     inputs: Tensor  # (N, …)
     targets: Tensor  # (N,)
+
+
+@runtime_checkable
+class HasResiduePairs(Protocol):
+    """Data that are pairs of residues modulo ``P`` and the results of an ``operation``, some of them in a hole."""
+
+    def in_hole(self, pairs: Tensor) -> Tensor:
+        """Whether each pair, shape (…, 2), is kept out of the training set; shape (…,)."""
+        ...
 
 
 class ReplicaDataModule(L.LightningDataModule, ABC):

@@ -29,6 +29,11 @@ class Command:
         *("datamodule.test_size=40", "batch_size=8", "epochs=4", "log_every=1", "logger=none", "callbacks=base"),
     )
 
+    PRIME = (
+        *("task=prime", "P=11", "train_fraction=0.5", "d_model=8", "network.heads=2", "network.d_mlp=12", "epochs=4"),
+        *("log_every=1", "logger=none", "callbacks=base"),
+    )
+
     def __init__(self, folder, monkeypatch, capfd):
         self.folder, self._monkeypatch, self._capfd = folder, monkeypatch, capfd
 
@@ -50,6 +55,13 @@ class Command:
     def ising(self, *overrides):
         """Likewise."""
         return self._run(self.ISING, overrides)
+
+    def prime(self, *overrides):
+        """Likewise; a callback that is given is measured after every second epoch."""
+        given = [o.partition("._target_=")[0] for o in overrides if "._target_=" in o]
+        measured = [part for name in given for part in (f"+{name}.every=2",)]
+        plus = [f"+{o}" if "._target_=" in o else o for o in overrides]
+        return self._run(self.PRIME, (*plus, *measured))
 
     def _run(self, tiny, overrides):
         given = [o.partition("=")[2] for o in overrides if o.startswith("run_dir=")]

@@ -98,7 +98,8 @@ def heading(run: xr.DataTree, shown: str = "mean and range") -> str:
         parts.append(f"seed {seeds[0]}")
     else:
         parts.append(f"{'–'.join(map(str, (counts[0], counts[-1])[: len(counts)]))} seeds: {shown}".removesuffix(": "))
-    return textwrap.fill(", ".join(part for part in parts if part), _WIDTH, break_long_words=False)
+    words = [part.replace(" ", "\N{NO-BREAK SPACE}") for part in ", ".join(filter(None, parts)).split(", ")]
+    return textwrap.fill(", ".join(words), _WIDTH, break_long_words=False)
 
 
 def measured(run: xr.DataTree, branch: str) -> xr.Dataset:

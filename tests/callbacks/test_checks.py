@@ -11,11 +11,13 @@ from callbacks import (
 from callbacks.checks import check_callbacks
 from lit_grok.networks import IsingCNN
 
+CONFIG = {"datamodule": {"_target_": "datamodules.IsingDataModule"}}
+
 
 def test_all_that_the_network_cannot_serve_are_named_together():
     found = {"a": FeatureCorrelationCallback(), "weights": WeightStatisticsCallback(), "b": IPRCallback()}
     with pytest.raises(AnalysisError) as refused:
-        check_callbacks({"evaluation": EvaluationCallback(), **found}, nn.Linear(2, 2), {})
+        check_callbacks({"evaluation": EvaluationCallback(), **found}, nn.Linear(2, 2), CONFIG)
     message = str(refused.value)
     assert "callbacks.a: FeatureCorrelationCallback needs" in message
     assert "callbacks.b: IPRCallback needs" in message
@@ -25,7 +27,7 @@ def test_all_that_the_network_cannot_serve_are_named_together():
 
 def test_what_is_served_passes_and_the_analyses_are_returned():
     found = {"evaluation": EvaluationCallback(), "features": FeatureCorrelationCallback()}
-    assert check_callbacks(found, IsingCNN(8), {})["features"] is found["features"]
+    assert check_callbacks(found, IsingCNN(8), CONFIG)["features"] is found["features"]
 
 
 def test_the_refusal_comes_before_any_data(command, monkeypatch):
