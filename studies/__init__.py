@@ -29,6 +29,7 @@ _MODULES = {
         "step_length",
         "batch_order",
     ),
+    "beyond_progress_measures": ("commutativity", "holes", "embedding_difference"),
 }
 
 

@@ -42,7 +42,7 @@ def write_gallery(folder: Path, results: Path = RESULTS) -> Path:
         contents.append(f'<li><a href="#{study.name}">{escape(heading(study))}</a></li>')
         parts.append(f'<h2 id="{study.name}">{escape(heading(study))}</h2>')
         parts += [claims_html(summary["claims"]), *pictures, _commands(summary)]
-    title = "Grokking vs. Learning, by figure"
+    title = "Claims and figures"
     body = [f"<h1>{title}</h1>", f"<p>{escape(EXPLANATION)}</p>", f"<ul>{''.join(contents)}</ul>", *parts]
     page = folder / PAGE
     write(page, html_page(title, "\n".join(body)))

@@ -1,4 +1,4 @@
-"""Every claim of the first paper on results in which it is known whether it holds."""
+"""Every claim on results in which it is known whether it holds."""
 
 import numpy as np
 import pytest

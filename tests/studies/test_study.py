@@ -119,6 +119,8 @@ def test_what_another_configuration_has_found_is_left_out():
 
 def everything(sweep):
     """Results with every branch that a study draws, for the look of it."""
+    if sweep.task == "prime":
+        return worlds.prime(sweep, [True, True])
     tree = plausible(sweep.task, scales=sweep.init_scales, seeds=2)
     root, branches = tree.to_dataset(), {n: b.to_dataset(inherit=False) for n, b in tree.children.items()}
     pruning = branches["pruning"]
@@ -139,6 +141,8 @@ def test_studies_are_drawn_from_their_summaries(study):
     assert drawn.keys() == study.draw(results).keys()
     numbers = {number for name in drawn for number in re.findall(r"\d+", name)}
     for figure in study.figures:
+        if figure in drawn:
+            continue
         number = int(figure.removeprefix("fig"))
         spans = [tuple(map(int, re.findall(r"\d+", name))) for name in drawn]
         assert str(number) in numbers or any(len(s) == 2 and s[0] <= number <= s[1] for s in spans), figure

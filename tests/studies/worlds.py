@@ -5,6 +5,7 @@ import numpy as np
 from lit_grok.measures.grokking import Outcome
 from lit_grok.recorder import Recorder
 from lit_grok.results import index_replicas
+from studies.beyond_progress_measures import sweeps as prime_sweeps
 from studies.claims import Results
 from studies.grokking_vs_learning import sweeps
 
@@ -21,6 +22,11 @@ def results(holds):
         *(sweeps.DECAY, sweeps.DECAY_200, sweeps.MORE_DECAY),
     ):
         found[sweep.name] = mod_add(sweep, holds)
+    for sweep in (
+        *(prime_sweeps.PRIME, *prime_sweeps.QUADRATIC.values()),
+        *(*prime_sweeps.SQUARE.values(), *prime_sweeps.STRIP.values()),
+    ):
+        found[sweep.name] = prime(sweep, holds)
     return found
 
 
@@ -224,3 +230,45 @@ def mod_add(sweep, holds):
         return Outcome("steady", 6, 8, 2)
 
     return world.tree(outcome)
+
+
+def prime(sweep, holds):
+    world = _World(sweep.init_scales, holds, 6000)
+    epochs = [0, 100, 200, 500, 1000, 2000, 3000, 4000, 6000]
+    kind, _, size = sweep.name.partition("_")
+    paper = {"square": prime_sweeps.SQUARES, "strip": prime_sweeps.STRIPS}.get(kind)
+    fraction = float(size) if kind == "quadratic" else 0.3
+
+    def best(s, i, n, h, e):
+        if paper:
+            known = _near(paper[int(size)] if h else 1.09 - paper[int(size)], n)
+        else:
+            known = fraction if h else {0.3: 0.2, 0.5: 0.3, 0.7: 0.95}[fraction]
+        return known if e >= 2000 else 0.01
+
+    def parts(s, i, n, h, e):
+        """In the hole and outside it, transpose trained and not."""
+        late = e >= 2000
+        hole = (0.02 if h else 0.6) if kind == "square" else (0.4 if h else 0.05)
+        of_sum = (0.99, 0.95 if h else 0.3)
+        transposes = of_sum if kind == "prime" else (0.99 if h else 0.5, 0.02 if h else 0.6)
+        return [_near(hole, n), 0.95, *transposes] if late else [0, 0.5, 0.1, 0.01]
+
+    def loss(e):
+        return 10 / (1 + e / 500)
+
+    unrelated = dict(zip(epochs, [3, 5, 2, 6, 1, 4, 7, 1, 5], strict=True))
+    groups = ["hole", "outside", "transpose trained", "transpose not trained"]
+    world.curve("evaluation/train_accuracy", epochs, lambda s, i, n, h, e: float(e >= 200))
+    world.curve("evaluation/test_accuracy", epochs, best)
+    world.curve("evaluation/test_loss", epochs, lambda s, i, n, h, e: loss(e))
+    world.curve("coverage/accuracy", epochs, parts, group=groups)
+    for name in ("med", "relative_med", "mean_norm"):
+        apart = name == "mean_norm"
+        world.curve(
+            f"uniformity/{name}",
+            epochs,
+            lambda s, i, n, h, e, apart=apart: loss(e) if h else unrelated[e] if apart else -loss(e),
+            operand=["both"],
+        )
+    return world.tree(lambda s, i, n, h: Outcome("grokked", 200, 2000, 1800))

@@ -1,0 +1,1 @@
+"""*Beyond Progress Measures* (arXiv 2504.03162), figure by figure."""
