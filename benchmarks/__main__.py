@@ -4,6 +4,7 @@ from benchmarks import (
     bench_convolution,
     bench_fisher,
     bench_glauber,
+    bench_prime,
     bench_pruning,
     bench_results,
     bench_startup,
@@ -16,6 +17,7 @@ for bench in (
     bench_training,
     bench_convolution,
     bench_glauber,
+    bench_prime,
     bench_pruning,
     bench_fisher,
 ):
