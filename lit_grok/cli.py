@@ -189,6 +189,8 @@ def _no_such_key(key: str) -> str:
     if key == "experiment":
         return f"{key}: there are no files in {CONFIG_DIR / 'experiment'}"
     config = _defaults(arguments)
+    if OmegaConf.select(config, key, default=arguments) is not arguments:
+        return f"{key}: there is no {key.split('.')[0]}, which ~{key.split('.')[0]} has taken out"
     path = key.split(".")[:-1]
     while path and not isinstance(OmegaConf.select(config, ".".join(path)), DictConfig):
         path = path[:-1]
@@ -306,9 +308,9 @@ def resolved(config: DictConfig, claim: Callable[[dict[str, Any]], Path]) -> Ite
     if config.resume is None:
         written: Any = OmegaConf.to_container(config)
         plain: Any = OmegaConf.to_container(config, resolve=True)
-        _refuse_strangers(written)
         defaults = _defaults(HydraConfig.get().overrides.task, besides=["experiment"])
         _refuse_contradictions(written, OmegaConf.to_container(defaults))
+        _refuse_strangers(written)
         schema.check_keys(plain)
     else:
         from lit_grok.resume import restoring, resumed

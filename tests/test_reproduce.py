@@ -76,11 +76,11 @@ def test_runs_are_trained_once_and_judged(reproduce, tmp_path):
 
 
 def test_a_run_that_fails_is_told_at_the_end_and_stops_no_other(reproduce, monkeypatch):
-    wrong = Sweep("wrong", "mod_add", (0.1,), (*TINY, "epochs=3", "datamodule.train_fraction=0"))
+    wrong = Sweep("wrong", "mod_add", (0.1,), (*TINY, "epochs=3", "train_fraction=0"))
     monkeypatch.setattr(studies, "all_studies", lambda: [study(SWEEP, wrong)])
     found = reproduce("all", "--seeds", "1")
     assert found.code == 1
-    assert "datamodule.train_fraction=0" in found.err
+    assert "train_fraction=0" in found.err
     assert "error: " in found.err
     assert found.out.count("done: ") == 1
     assert "Losses are small" in found.out

@@ -98,8 +98,10 @@ def heading(run: xr.DataTree, shown: str = "mean and range") -> str:
         parts.append(f"seed {seeds[0]}")
     else:
         parts.append(f"{'–'.join(map(str, (counts[0], counts[-1])[: len(counts)]))} seeds: {shown}".removesuffix(": "))
+    # Lines are broken between the parts alone.
     words = [part.replace(" ", "\N{NO-BREAK SPACE}") for part in ", ".join(filter(None, parts)).split(", ")]
-    return textwrap.fill(", ".join(words), _WIDTH, break_long_words=False)
+    wrapped = textwrap.fill(", ".join(words), _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return wrapped.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def measured(run: xr.DataTree, branch: str) -> xr.Dataset:

@@ -167,7 +167,7 @@ def test_studies_train_on_the_cluster(slurm, tmp_path):
         "from studies.runs import Sweep\n"
         "from tests.test_reproduce import study, TINY\n"
         f"sweeps = [Sweep('tiny', 'mod_add', (0.1, 1.0), (*TINY, 'epochs=3')), "
-        "Sweep('wrong', 'mod_add', (1.0,), (*TINY, 'epochs=3', 'datamodule.train_fraction=0'))]\n"
+        "Sweep('wrong', 'mod_add', (1.0,), (*TINY, 'epochs=3', 'train_fraction=0'))]\n"
         "studies.all_studies = lambda: [study(*sweeps)]\n"
         "sys.argv = ['reproduce.py', 'all', '--seeds', '2', '--launcher', 'slurm']\n"
         f"runpy.run_path('{ROOT}/reproduce.py', run_name='__main__')\n"
