@@ -11,6 +11,7 @@ from callbacks.ipr import IPRCallback
 from callbacks.llc import LLCCallback
 from callbacks.progress import ProgressCallback
 from callbacks.pruning import PruningCallback
+from callbacks.representation_uniformity import RepresentationUniformityCallback
 from callbacks.similarity import SimilarityCallback
 from callbacks.weight_statistics import WeightStatisticsCallback
 
@@ -27,6 +28,7 @@ __all__ = [
     "LLCCallback",
     "ProgressCallback",
     "PruningCallback",
+    "RepresentationUniformityCallback",
     "SimilarityCallback",
     "WeightStatisticsCallback",
 ]

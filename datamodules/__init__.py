@@ -1,4 +1,4 @@
-"""The data of the two tasks, for replicas that are trained together."""
+"""The data of the tasks, for replicas that are trained together."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -7,14 +7,16 @@ if TYPE_CHECKING:
     from datamodules.base import ReplicaDataModule
     from datamodules.ising import IsingDataModule
     from datamodules.modular_addition import ModularAdditionDataModule
+    from datamodules.polygons import PolygonsDataModule
 
 _HOMES = {
     "ReplicaDataModule": "base",
     "IsingDataModule": "ising",
     "ModularAdditionDataModule": "modular_addition",
+    "PolygonsDataModule": "polygons",
 }
 
-__all__ = ["IsingDataModule", "ModularAdditionDataModule", "ReplicaDataModule"]
+__all__ = ["IsingDataModule", "ModularAdditionDataModule", "PolygonsDataModule", "ReplicaDataModule"]
 
 
 def __getattr__(name: str) -> Any:

@@ -158,18 +158,34 @@ def test_modular_addition_is_the_papers():
     assert config["module"]["classes"] == 113
 
 
+def test_polygons_are_the_papers():
+    config = composed("experiment=polygons_paper")
+    expected = {"symbols": 11, "side": 224, "epochs": 20_000, "batch_size": 200}
+    assert {key: config[key] for key in expected} == expected
+    assert (config["weight_decay"], config["learning_rate"]) == (1e-4, 1e-3)
+    data = config["datamodule"]
+    assert (data["train_fraction"], data["shuffle"], data["side"]) == (0.25, True, 224)
+    assert config["optimizer"]["_target_"] == "lit_grok.optimizers.Adam"
+    network = build_network(config["network"])
+    assert sum(p.numel() for p in network.parameters()) == 11_689_512 - 1000 * 513 + 52 * 513
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_top_level_keys_reach_their_objects(task):
-    size = {"ising": "side=8", "mod_add": "P=13"}[task]
+    size = {"ising": ["side=8"], "mod_add": ["P=13"], "polygons": ["symbols=3", "network.classes=17"]}[task]
     overrides = ["epochs=7", "learning_rate=0.5", "batch_size=6", "log_every=3", "checkpoint_every=5", "loss=mse"]
-    datamodule, module, found, trainer = assemble(composed(f"task={task}", size, *overrides, "label_noise=0.5"))
+    datamodule, module, found, trainer = assemble(composed(f"task={task}", *size, *overrides, "label_noise=0.5"))
     assert trainer.max_epochs == 7
     assert module.configure_optimizers().param_groups[0]["lr"] == 0.5
     assert module.loss == "mse"
     assert datamodule.batch_size == 6
     assert datamodule.label_noise == 0.5
     assert (found["evaluation"].every, found["checkpoint"].every) == (3, 5)
-    assert {"ising": lambda: datamodule.side == 8, "mod_add": lambda: datamodule.P == module.classes == 13}[task]()
+    assert {
+        "ising": lambda: datamodule.side == 8,
+        "mod_add": lambda: datamodule.P == module.classes == 13,
+        "polygons": lambda: datamodule.symbols == 3 and module.classes == 17,
+    }[task]()
 
 
 def test_nothing_is_written_while_composing(tmp_path):

@@ -7,17 +7,21 @@ from lit_grok.networks.protocols import (
     HasCompiledSteps,
     HasFourierWeights,
     HasObservables,
+    HasPenultimate,
     HasPreactivations,
     HasStackedForward,
 )
+from lit_grok.networks.resnet import ResNet18
 
 __all__ = [
     "HasCompiledSteps",
     "HasFourierWeights",
     "HasObservables",
+    "HasPenultimate",
     "HasPreactivations",
     "HasStackedForward",
     "IsingCNN",
     "ModularMLP",
+    "ResNet18",
     "scale_parameters",
 ]
