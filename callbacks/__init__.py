@@ -14,6 +14,7 @@ from callbacks.llc import LLCCallback
 from callbacks.progress import ProgressCallback
 from callbacks.progress_measures import ProgressMeasuresCallback
 from callbacks.pruning import PruningCallback
+from callbacks.representation_uniformity import RepresentationUniformityCallback
 from callbacks.similarity import SimilarityCallback
 from callbacks.weight_statistics import WeightStatisticsCallback
 
@@ -33,6 +34,7 @@ __all__ = [
     "ProgressCallback",
     "ProgressMeasuresCallback",
     "PruningCallback",
+    "RepresentationUniformityCallback",
     "SimilarityCallback",
     "WeightStatisticsCallback",
 ]

@@ -92,7 +92,7 @@ class LLCCallback(AnalysisCallback):
 
     def measure_replicas(self, module: LitClassifier, batch: Batch) -> Mapping[str, Any]:
         """Estimate λ̂ of all replicas; one that diverged comes out as NaN."""
-        network = module.stack.networks[0]
+        network = module.stack.copy(0)  # in evaluation mode; what it computes with is handed over
 
         def logits(weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
             if isinstance(network, HasStackedForward):

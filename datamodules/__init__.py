@@ -4,18 +4,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datamodules.base import HasResiduePairs, ReplicaDataModule
+    from datamodules.base import HasGrid, HasResiduePairs, ReplicaDataModule
     from datamodules.ising import IsingDataModule
     from datamodules.modular_arithmetic import ModularArithmeticDataModule
+    from datamodules.polygons import PolygonsDataModule
 
 _HOMES = {
+    "HasGrid": "base",
     "HasResiduePairs": "base",
     "ReplicaDataModule": "base",
     "IsingDataModule": "ising",
     "ModularArithmeticDataModule": "modular_arithmetic",
+    "PolygonsDataModule": "polygons",
 }
 
-__all__ = ["HasResiduePairs", "IsingDataModule", "ModularArithmeticDataModule", "ReplicaDataModule"]
+__all__ = [
+    "HasGrid",
+    "HasResiduePairs",
+    "IsingDataModule",
+    "ModularArithmeticDataModule",
+    "PolygonsDataModule",
+    "ReplicaDataModule",
+]
 
 
 def __getattr__(name: str) -> Any:

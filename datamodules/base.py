@@ -31,6 +31,15 @@ class HasResiduePairs(Protocol):
         ...
 
 
+@runtime_checkable
+class HasGrid(Protocol):
+    """Data whose examples have a fixed number of places, each with one of ``symbols`` symbols."""
+
+    def grid(self) -> tuple[Tensor, Tensor]:
+        """All symbols^places examples, in lexicographic order, as the network is given them, and their targets."""
+        ...
+
+
 class ReplicaDataModule(L.LightningDataModule, ABC):
     """Train and test sets of R replicas, each drawn by its own data seed, each ordered by its own order seed.
 

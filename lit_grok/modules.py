@@ -79,6 +79,7 @@ class LitClassifier(L.LightningModule):
         self.interrupted = self.ended = False
         self._optimizer = optimizer
         self._finite = stack.flat.detach().clone()
+        self._finite_buffers = {name: values.clone() for name, values in stack.stacked_buffers().items()}
         self._graph = EpochGraph()
         self._logged: dict[str, str] = {}  # curve to the name that self.log was given
         #: The tensors of the last epoch, with what says whether they have been written to, and the examples in them.
@@ -192,7 +193,10 @@ class LitClassifier(L.LightningModule):
 
     @torch.no_grad()
     def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Loss and accuracy of every replica, each of shape (R,), on inputs (R, N, …) and targets (R, N)."""
+        """Loss and accuracy of every replica, each of shape (R,), on inputs (R, N, …) and targets (R, N).
+
+        The networks are in evaluation mode for that long: running statistics are read and not updated.
+        """
         prepared = self._prepared(inputs, targets)
         if prepared is not None:
             steps, examples = prepared
@@ -207,10 +211,15 @@ class LitClassifier(L.LightningModule):
         dtype = next(self.stack.parameters()).dtype
         losses = torch.zeros(len(self.stack), device=inputs.device, dtype=dtype)
         size = max((self._cuda_chunk if inputs.is_cuda else self._chunk) // len(self.stack), 1)
-        for part, labels in zip(inputs.split(size, 1), targets.split(size, 1), strict=True):
-            logits = self.stack(part)
-            accuracy.update(logits, labels)
-            losses += self.losses(logits, labels) * (labels.shape[1] / targets.shape[1])
+        training = self.stack.training
+        self.stack.eval()
+        try:
+            for part, labels in zip(inputs.split(size, 1), targets.split(size, 1), strict=True):
+                logits = self.stack(part)
+                accuracy.update(logits, labels)
+                losses += self.losses(logits, labels) * (labels.shape[1] / targets.shape[1])
+        finally:
+            self.stack.train(training)
         return {
             "loss": losses,
             "accuracy": accuracy.compute().view(-1),
@@ -388,6 +397,7 @@ class LitClassifier(L.LightningModule):
             self._finite = self._finite.to(finite.device)
             if len(self.sound) == len(rows):
                 self._finite.copy_(rows)
+                self._finite_buffers = {name: values.clone() for name, values in self.stack.stacked_buffers().items()}
             else:
                 self._finite[self.sound] = rows[self.sound]
 
@@ -397,12 +407,13 @@ class LitClassifier(L.LightningModule):
         return [r for r, epoch in enumerate(self.diverged) if epoch is None]
 
     def final_weights(self) -> dict[str, Tensor]:
-        """Stacked parameters, shape (R, …), with the last finite ones of every replica that diverged."""
-        rows = self.stack.flat.detach()
+        """Stacked parameters and buffers, shape (R, …), with the last finite ones of every replica that diverged."""
+        rows, buffers = self.stack.flat.detach(), self.stack.stacked_buffers()
         if len(self.sound) < len(rows):
             rows, sound = self._finite.to(rows, copy=True), rows[self.sound]
             rows[self.sound] = sound
-        return dict(zip(self.stack.stacked(), self.stack.split(rows), strict=True))
+            buffers = self._finite_buffers
+        return dict(zip(self.stack.stacked(), self.stack.split(rows), strict=True)) | buffers
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the curves and arrays with the weights they belong to."""
@@ -411,6 +422,8 @@ class LitClassifier(L.LightningModule):
         checkpoint["recorder"] = self.recorder.state_dict()
         checkpoint["diverged"] = self.diverged
         checkpoint["finite"] = self._finite
+        if self._finite_buffers:
+            checkpoint["finite_buffers"] = self._finite_buffers
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the curves and arrays back.
@@ -421,6 +434,9 @@ class LitClassifier(L.LightningModule):
         recorder, diverged, finite = (checkpoint[name] for name in ("recorder", "diverged", "finite"))
         if not isinstance(finite, Tensor) or (finite.shape, finite.dtype) != (self._finite.shape, self._finite.dtype):
             raise ValueError(f"finite: not the weights of {len(self.stack)} such networks")
+        buffers = checkpoint.get("finite_buffers", {})
+        if not isinstance(buffers, dict) or _shapes(buffers) != _shapes(self._finite_buffers):
+            raise ValueError("finite_buffers: not those of such a network")
         if (
             not isinstance(diverged, list)
             or len(diverged) != len(self.stack)
@@ -428,7 +444,7 @@ class LitClassifier(L.LightningModule):
         ):
             raise ValueError(f"diverged: not an epoch or None for each of {len(self.stack)} replicas")
         self.recorder.load_state_dict(recorder)
-        self.diverged, self._finite = list(diverged), finite
+        self.diverged, self._finite, self._finite_buffers = list(diverged), finite, buffers
 
 
 class _CompiledLoss(torch.autograd.Function):
@@ -464,6 +480,11 @@ class _PiecewiseLoss(torch.autograd.Function):
         return ctx.saved_tensors[0] * grad_output, None, None, None
 
 
+def _shapes(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """What each tensor is, but for its numbers."""
+    return {name: (t.shape, t.dtype) if isinstance(t, Tensor) else None for name, t in tensors.items()}
+
+
 def _short(number: float) -> str:
     """A number as one would type it, but never so short that two of them look the same."""
     return f"{number:g}" if float(f"{number:g}") == number else repr(number)
@@ -480,4 +501,13 @@ class LitModularArithmetic(LitClassifier):
     """Arithmetic on residues modulo P: P classes, generalised from 90 % on."""
 
     def __init__(self, stack: ReplicaStack, *, classes: int = 113, generalisation: float = 0.9, **options: Any):
+        super().__init__(stack, classes=classes, generalisation=generalisation, **options)
+
+
+class LitPolygons(LitClassifier):
+    """Sums of the sides of polygons: 4·symbols + 5 classes or more, generalised from 90 % on."""
+
+    _chunk, _cuda_chunk = 256, 1024  # images are large, and a residual network has many activations of each
+
+    def __init__(self, stack: ReplicaStack, *, classes: int = 49, generalisation: float = 0.9, **options: Any):
         super().__init__(stack, classes=classes, generalisation=generalisation, **options)

@@ -16,7 +16,7 @@ from torch.func import functional_call, vmap
 
 from lit_grok.kernels.compiled import CompiledSteps
 from lit_grok.networks import HasCompiledSteps, HasStackedForward, scale_parameters
-from lit_grok.results import build_network
+from lit_grok.results import build_network, kept_buffers
 
 _ALIGNED = 16  # numbers: a row and every parameter in it start at a multiple, which no vector loop has to leave
 
@@ -27,7 +27,8 @@ class ReplicaStack(nn.Module):
     ``flat``, shape (R, D), is the one parameter that an optimiser sees: an update is one pass over it, a replica is a
     row. ``networks[r]`` is replica r as an ordinary ``nn.Module`` whose parameters are parts of its row, so it is
     always up to date and needs no copy to be looked at. D counts some zeros between the parameters of a network, which
-    nothing reads and which stay zero.
+    nothing reads and which stay zero. What a single network with buffers keeps in them (running statistics) is in the
+    stack's state too, and its layers are in the mode, training or evaluation, that the stack is in.
 
     Networks that offer ``forward_stack`` run through it, whatever R is. Any other runs under ``torch.func.vmap``, and
     directly for R = 1.
@@ -59,7 +60,8 @@ class ReplicaStack(nn.Module):
             raise ValueError("the networks of a replica stack must have the same parameter names and shapes")
         if len(networks) > 1 and any(True for _ in networks[0].buffers()):
             raise ValueError(
-                "networks with buffers (batch normalisation, for one) cannot be stacked: train one replica at a time"
+                "networks with buffers (batch normalisation, for one) cannot be stacked: train one replica at a time "
+                "(replicas_at_once=1, or -m and commas)"
             )
         self.networks = tuple(networks)  # a tuple, so that only the stack's own parameter is registered
         self.threads = threads
@@ -73,6 +75,9 @@ class ReplicaStack(nn.Module):
         for name, values in self.stacked().items():
             for r, network in enumerate(networks):
                 values[r] = network.get_parameter(name).detach()
+        self._buffer_names = {f"networks/{name.replace('.', '/')}": name for name in kept_buffers(networks[0])}
+        for own, name in self._buffer_names.items():
+            self.register_buffer(own, networks[0].get_buffer(name))
         self._tie()
 
     def __len__(self) -> int:
@@ -96,6 +101,15 @@ class ReplicaStack(nn.Module):
     def stacked(self) -> dict[str, Tensor]:
         """Parameter name to the values of all replicas, shape (R, …), sharing the stack's memory."""
         return dict(zip(self._shapes, self.split(self.flat.detach()), strict=True))
+
+    def stacked_buffers(self) -> dict[str, Tensor]:
+        """Buffer name to its values, shape (1, …), in the memory of the network; nothing where there are several."""
+        return {name: self.get_buffer(own).unsqueeze(0) for own, name in self._buffer_names.items()}
+
+    def train(self, mode: bool = True) -> "ReplicaStack":
+        """Set the mode of the stack, and of the network that `forward` runs, whatever R is."""
+        self.networks[0].train(mode)
+        return super().train(mode)
 
     def split(self, rows: Tensor) -> list[Tensor]:
         """The parts (R, …) of rows (R, D) that belong to each parameter, in the memory of the rows."""
@@ -180,6 +194,9 @@ class ReplicaStack(nn.Module):
         for name, values in self.stacked().items():
             for network, value in zip(self.networks, values, strict=True):
                 network.get_parameter(name).data = value
+        for own, name in self._buffer_names.items():
+            layer, _, leaf = name.rpartition(".")
+            self.networks[0].get_submodule(layer)._buffers[leaf] = self.get_buffer(own)
 
     def __setstate__(self, state):
         super().__setstate__(state)  # a copy of the stack: its networks were copied apart from it

@@ -4,7 +4,7 @@ A run's directory holds
 
 - ``config.yaml``: the resolved configuration, every default spelled out,
 - ``results.nc``: one labelled tree of every curve and array, a branch for each callback (netCDF),
-- ``weights.safetensors``: the parameters of all replicas, shape (R, …), and which replicas these are,
+- ``weights.safetensors``: the parameters and buffers of all replicas, shape (R, …), and which replicas these are,
 - ``summary.json``: a record per replica, written when the run has ended,
 - ``checkpoints/``, ``figures/``, ``train.log``.
 
@@ -42,7 +42,7 @@ CHECKPOINT, PREVIOUS_CHECKPOINT = "checkpoints/last.ckpt", "checkpoints/previous
 
 
 def write_results(run_dir: str | Path, tree: xr.DataTree, stacked: Mapping[str, Tensor]) -> None:
-    """Write the tree and the parameters of all replicas, each file as a whole.
+    """Write the tree and the parameters and buffers of all replicas, each file as a whole.
 
     Raises:
         lit_grok.files.WriteError: Where that cannot be done.
@@ -260,11 +260,11 @@ def load_network(run_dir: str | Path, **replica: float) -> nn.Module:
         safetensors.safe_open(str(path), framework="pt") as weights,
         torch.no_grad(),
     ):
-        for name, parameter in network.named_parameters():
+        for name, own in (dict(network.named_parameters()) | kept_buffers(network)).items():
             values = weights.get_slice(name)
-            if tuple(values.get_shape()) != (len(replicas), *parameter.shape):
+            if tuple(values.get_shape()) != (len(replicas), *own.shape):
                 raise ValueError(f"{name} has the shape {tuple(values.get_shape())}")
-            parameter.copy_(values[matches[0]])
+            own.copy_(values[matches[0]])
     return network
 
 
@@ -290,6 +290,17 @@ def build_network(specification: Mapping[str, Any]) -> nn.Module:
         return constructor(**arguments)
     except TypeError as error:
         raise ValueError(f"network={arguments}: {error}") from error
+
+
+def kept_buffers(network: nn.Module) -> dict[str, Tensor]:
+    """Name to tensor of what a network keeps beside its parameters, such as running statistics.
+
+    Example:
+        >>> list(kept_buffers(nn.BatchNorm1d(2)))
+        ['running_mean', 'running_var', 'num_batches_tracked']
+    """
+    state = network.state_dict()
+    return {name: buffer for name, buffer in network.named_buffers() if name in state}
 
 
 def read_config(run_dir: str | Path) -> dict[str, Any]:

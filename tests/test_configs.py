@@ -26,6 +26,8 @@ GROUPS = {
 # A group within a group (callbacks/extra) is added to what there is.
 CHOICES = [f"{'+' * ('/' in group)}{group}={name}" for group, names in GROUPS.items() for name in names]
 TASKS = GROUPS["task"]
+#: The tasks that a network fits, where these are not those on pairs of residues.
+FITTING = {"ising_cnn": ["ising"], "resnet18": ["polygons"]}
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +71,7 @@ def with_task(choice):
     if group == "experiment":
         return [[choice]]
     if group == "network":
-        return [[f"task={task}", choice] for task in TASKS if (name == "ising_cnn") == (task == "ising")]
+        return [[f"task={task}", choice] for task in FITTING.get(name, ["mod_add", "prime"])]
     return [[f"task={task}", choice] for task in TASKS]
 
 
@@ -160,26 +162,35 @@ def test_modular_addition_is_the_papers():
     assert config["module"]["classes"] == 113
 
 
+def test_polygons_are_the_papers():
+    config = composed("experiment=polygons_paper")
+    expected = {"symbols": 11, "side": 224, "epochs": 20_000, "batch_size": 200}
+    assert {key: config[key] for key in expected} == expected
+    assert (config["weight_decay"], config["learning_rate"]) == (1e-4, 1e-3)
+    data = config["datamodule"]
+    assert (data["train_fraction"], data["shuffle"], data["side"]) == (0.25, True, 224)
+    assert config["optimizer"]["_target_"] == "lit_grok.optimizers.Adam"
+    network = build_network(config["network"])
+    assert sum(p.numel() for p in network.parameters()) == 11_689_512 - 1000 * 513 + 52 * 513
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_top_level_keys_reach_their_objects(task):
-    size = "side=8" if task == "ising" else "P=13"
-    overrides = [
-        "epochs=7",
-        "warmup_steps=0",
-        "learning_rate=0.5",
-        "batch_size=6",
-        "log_every=3",
-        "checkpoint_every=5",
-        "loss=mse",
-    ]
-    datamodule, module, found, trainer = assemble(composed(f"task={task}", size, *overrides, "label_noise=0.5"))
+    size = {"ising": ["side=8"], "polygons": ["symbols=3", "network.classes=17"]}.get(task, ["P=13"])
+    overrides = ["epochs=7", "warmup_steps=0", "learning_rate=0.5", "batch_size=6", "log_every=3"]
+    overrides += ["checkpoint_every=5", "loss=mse", "label_noise=0.5"]
+    datamodule, module, found, trainer = assemble(composed(f"task={task}", *size, *overrides))
     assert trainer.max_epochs == 7
     assert module.configure_optimizers().param_groups[0]["lr"] == 0.5
     assert module.loss == "mse"
     assert datamodule.batch_size == 6
     assert datamodule.label_noise == 0.5
     assert (found["evaluation"].every, found["checkpoint"].every) == (3, 5)
-    assert datamodule.side == 8 if task == "ising" else datamodule.P == module.classes == 13
+    reached = {
+        "ising": lambda: datamodule.side == 8,
+        "polygons": lambda: datamodule.symbols == 3 and module.classes == 17,
+    }
+    assert reached.get(task, lambda: datamodule.P == module.classes == 13)()
 
 
 def test_nothing_is_written_while_composing(tmp_path):

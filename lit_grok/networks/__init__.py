@@ -9,10 +9,12 @@ from lit_grok.networks.protocols import (
     HasEmbeddedInputs,
     HasFourierWeights,
     HasObservables,
+    HasPenultimate,
     HasPreactivations,
     HasResidueEmbeddings,
     HasStackedForward,
 )
+from lit_grok.networks.resnet import ResNet18
 from lit_grok.networks.transformer import Transformer
 
 __all__ = [
@@ -21,12 +23,14 @@ __all__ = [
     "HasEmbeddedInputs",
     "HasFourierWeights",
     "HasObservables",
+    "HasPenultimate",
     "HasPreactivations",
     "HasResidueEmbeddings",
     "HasStackedForward",
     "IsingCNN",
     "ModularMLP",
     "OneHotMLP",
+    "ResNet18",
     "Transformer",
     "scale_parameters",
 ]

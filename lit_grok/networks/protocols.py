@@ -1,7 +1,7 @@
 """What an analysis, or the engine, may ask of a network.
 
-A network may offer small protocols, which is all that an analysis knows of a task: named pre-activations, Fourier
-weights, embeddings of the residues, and observables of its inputs.
+A network may offer small protocols, which is all that an analysis knows of a task: named pre-activations, what the last
+layer sees, Fourier weights, embeddings of the residues, and observables of its inputs.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,15 @@ class HasPreactivations(Protocol):
 
     def preactivations(self, inputs: Tensor) -> dict[str, Tensor]:
         """Layer name to pre-activations, shape (inputs, neurons), before the nonlinearity."""
+        ...
+
+
+@runtime_checkable
+class HasPenultimate(Protocol):
+    """A network whose last layer is linear in features that it can give."""
+
+    def penultimate(self, inputs: Tensor) -> Tensor:
+        """Features, shape (inputs, d), that the last layer sees."""
         ...
 
 

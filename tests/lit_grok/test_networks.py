@@ -11,12 +11,14 @@ from lit_grok.networks import (
     EmbeddingMLP,
     HasFourierWeights,
     HasObservables,
+    HasPenultimate,
     HasPreactivations,
     HasResidueEmbeddings,
     HasStackedForward,
     IsingCNN,
     ModularMLP,
     OneHotMLP,
+    ResNet18,
     Transformer,
     scale_parameters,
 )
@@ -431,3 +433,108 @@ def test_perceptrons_on_tokens_that_cannot_be():
         OneHotMLP(P=11, d_model=10)
     with pytest.raises(ValueError, match=r"hidden=\[\]"):
         EmbeddingMLP(P=11, hidden=[])
+
+
+# The residual network
+
+
+def convolutions(stem, width, channels):
+    """(inputs, outputs, kernel, stride) of every convolution in the order of Table 1 of He et al., written out."""
+    w = width
+    return [
+        (channels, w, *stem),
+        *[(w, w, 3, 1)] * 4,
+        *[(w, 2 * w, 3, 2), (2 * w, 2 * w, 3, 1), (w, 2 * w, 1, 2), (2 * w, 2 * w, 3, 1), (2 * w, 2 * w, 3, 1)],
+        *[(2 * w, 4 * w, 3, 2), (4 * w, 4 * w, 3, 1), (2 * w, 4 * w, 1, 2), (4 * w, 4 * w, 3, 1), (4 * w, 4 * w, 3, 1)],
+        *[(4 * w, 8 * w, 3, 2), (8 * w, 8 * w, 3, 1), (4 * w, 8 * w, 1, 2), (8 * w, 8 * w, 3, 1), (8 * w, 8 * w, 3, 1)],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stem", "first", "width", "channels"),
+    [("imagenet", (7, 2), 64, 3), ("small", (3, 1), 4, 1), ("small", (3, 1), 3, 3)],
+)
+@pytest.mark.parametrize("normalisation", ["batch", "group"])
+def test_resnet_layers_are_those_of_the_table(stem, first, width, channels, normalisation):
+    network = ResNet18(1000, width, channels, stem, normalisation)
+    layers = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    found = [(m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0]) for m in layers]
+    expected = convolutions(first, width, channels)
+    assert found == expected
+    assert all(m.bias is None and m.padding == (m.kernel_size[0] // 2,) * 2 for m in layers)
+    weights = sum(i * o * k * k for i, o, k, _ in expected)
+    norms = sum(2 * o for _, o, _, _ in expected)
+    assert size(network) == weights + norms + 1000 * (8 * width + 1)
+    assert any(True for _ in network.buffers()) == (normalisation == "batch")
+    if width == 64:
+        assert size(network) == 11_689_512
+
+
+def test_resnet_written_out(generator):
+    """In evaluation mode, with functions on its state and no layer of its own."""
+    network = ResNet18(classes=7, width=4, stem="imagenet").double().eval()
+    for name, buffer in network.named_buffers():
+        if name.endswith(("mean", "var")):
+            buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
+    state = network.state_dict()
+
+    def norm(x, name):
+        return F.batch_norm(x, *(state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
+
+    x = torch.rand(3, 48, 48, generator=generator).double()
+    h = norm(F.conv2d(x[:, None], state["conv1.weight"], stride=2, padding=3), "bn1").relu()
+    h = F.max_pool2d(h, 3, 2, 1)
+    for stage, block in itertools.product(range(1, 5), range(2)):
+        name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+        g = norm(F.conv2d(h, state[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn1").relu()
+        g = norm(F.conv2d(g, state[f"{name}.conv2.weight"], padding=1), f"{name}.bn2")
+        if stride == 2:
+            h = norm(F.conv2d(h, state[f"{name}.downsample.0.weight"], stride=2), f"{name}.downsample.1")
+        h = (g + h).relu()
+    features = h.mean((2, 3))
+    assert features.shape == (3, 32)
+    torch.testing.assert_close(network.penultimate(x), features)
+    torch.testing.assert_close(network(x), features @ state["fc.weight"].T + state["fc.bias"])
+    assert isinstance(network, HasPenultimate)
+
+
+def test_resnet_reads_grey_levels_and_repeats_them_in_every_colour(generator):
+    levels = torch.randint(0, 256, (2, 16, 16), dtype=torch.uint8, generator=generator)
+    numbers = (levels.float() / 255 - 0.449) / 0.226
+    for channels in (1, 3):
+        network = ResNet18(classes=3, width=2, channels=channels, stem="small").eval()
+        torch.testing.assert_close(network(levels), network(numbers))
+        torch.testing.assert_close(network(levels), network(numbers[:, None].expand(-1, channels, -1, -1)))
+
+
+def test_resnet_starts_kaiming_normal():
+    torch.manual_seed(0)
+    network = ResNet18(classes=10, width=16)
+    for name, layer in network.named_modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            values = layer.weight.detach()
+            expected = math.sqrt(2 / (values.shape[0] * values[0, 0].numel()))
+            assert values.std().item() == pytest.approx(expected, rel=6 / math.sqrt(values.numel())), name
+        elif isinstance(layer, torch.nn.BatchNorm2d):
+            assert (layer.weight == 1).all()
+            assert not layer.bias.any()
+
+
+def test_groups_of_channels():
+    groups = {w: ResNet18(classes=2, width=w, normalisation="group").bn1.num_groups for w in (1, 4, 6, 8, 12, 64)}
+    assert groups == {1: 1, 4: 4, 6: 2, 8: 8, 12: 4, 64: 8}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 1}, "classes=1: must be at least 2"),
+        ({"width": 0}, "width=0: must be at least 1"),
+        ({"channels": 2}, "channels=2: allowed: 1"),
+        ({"stem": "large"}, "stem=large: unknown; allowed: imagenet, small"),
+        ({"normalisation": "layer"}, "normalisation=layer: unknown; allowed: batch, group"),
+    ],
+)
+def test_impossible_residual_networks_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ResNet18(**{"classes": 5, **options})
