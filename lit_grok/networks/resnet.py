@@ -83,6 +83,11 @@ class ResNet18(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
+    def neurons(self) -> dict[str, str]:
+        """The first and the second convolution of every block: what lies between them has no other way."""
+        blocks = [name for name, module in self.named_modules() if isinstance(module, _Block)]
+        return {f"{name}.conv1.weight": f"{name}.conv2.weight" for name in blocks}
+
     def penultimate(self, inputs: Tensor) -> Tensor:
         """What the last layer sees, shape (B, 8·width): the mean over all positions of the last stage.
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lit_grok.measures.weights import dead_neurons, layer_norms, layers, norm, zero_share
-from lit_grok.networks import IsingCNN, ModularMLP, Transformer
+from lit_grok.networks import IsingCNN, ModularMLP, ResNet18, Transformer
 
 
 def test_layers_hold_every_parameter_once():
@@ -65,6 +65,15 @@ def test_dead_neurons_of_a_network_that_is_no_chain():
         "blocks.0.mlp_in": [False, True, False],
         "blocks.1.mlp_in": [False, False, True],
     }
+
+
+def test_dead_channels_of_a_residual_network():
+    network = ResNet18(classes=3, width=2, stem="small")
+    network.layer2[1].conv1.weight.data[3] = 0
+    found = dead_neurons(network)
+    assert len(found) == 8
+    assert found["layer2.1.conv1"].tolist() == [False, False, False, True]
+    assert sum(int(mask.sum()) for mask in found.values()) == 1
 
 
 def test_a_dead_neuron_changes_nothing():
