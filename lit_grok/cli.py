@@ -186,8 +186,6 @@ def _no_such_key(key: str) -> str:
     arguments = [argument.split(",")[0] for argument in sys.argv[1:] if "=[" not in argument]  # of a sweep, the first
     if any(argument.startswith("resume=") for argument in arguments):
         return f"{key}: a resumed run keeps its configuration; only {', '.join(RESUMABLE)} may be given"
-    if key == "experiment":
-        return f"{key}: there are no files in {CONFIG_DIR / 'experiment'}"
     config = _defaults(arguments)
     if OmegaConf.select(config, key, default=arguments) is not arguments:
         return f"{key}: there is no {key.split('.')[0]}, which ~{key.split('.')[0]} has taken out"
@@ -310,8 +308,8 @@ def resolved(config: DictConfig, claim: Callable[[dict[str, Any]], Path]) -> Ite
         plain: Any = OmegaConf.to_container(config, resolve=True)
         defaults = _defaults(HydraConfig.get().overrides.task, besides=["experiment"])
         _refuse_contradictions(written, OmegaConf.to_container(defaults))
-        _refuse_strangers(written)
         schema.check_keys(plain)
+        _refuse_strangers(written)
     else:
         from lit_grok.resume import restoring, resumed
 
@@ -363,8 +361,6 @@ def _refuse_strangers(written: dict[str, Any]) -> None:
     for key in written.keys() - read:
         if key == "experiment" and isinstance(written[key], dict):
             raise UsageError("experiment: its file must begin with the line '# @package _global_'")
-        if key == "experiment":
-            raise UsageError(_no_such_key(key))
         raise UsageError(no_such(key, [known for known in written if known in read]))
 
 
