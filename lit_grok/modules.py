@@ -111,9 +111,9 @@ class LitClassifier(L.LightningModule):
         inputs, targets = batch
         prepared = self._prepared(inputs, targets)
         if prepared is not None:
-            return _CompiledLoss.apply(self.stack.flat, self, prepared)
+            return _FoundLoss.apply(self.stack.flat, *self._compiled_gradient(*prepared))
         if self._in_pieces:
-            return _PiecewiseLoss.apply(self.stack.flat, self, inputs, targets)
+            return _FoundLoss.apply(self.stack.flat, *pieces.gradient(self.stack, self._loss, inputs, targets))
         return self._loss(self.stack(inputs), targets, "sum") / targets.shape[1]
 
     def train_epoch(self, inputs: Tensor, targets: Tensor, batch_size: int, optimizer: torch.optim.Optimizer) -> bool:
@@ -156,6 +156,13 @@ class LitClassifier(L.LightningModule):
         self.stack.each(lambda r: steps.train(theta[r], grad[r], *updates[r], *examples[r], batch_size))
         optimizer.count_steps(flat, -(-targets.shape[1] // batch_size))
         return True
+
+    def _compiled_gradient(self, steps: CompiledSteps, examples: Examples) -> tuple[float, Tensor]:
+        """Sum over replicas of each one's mean loss, and its gradient (R, D), by the compiled steps."""
+        grad = torch.zeros_like(self.stack.flat)
+        theta, grads = self.stack.flat.detach().numpy(), grad.numpy()
+        losses = self.stack.each(lambda r: steps.gradient(theta[r], grads[r], *examples[r]))
+        return sum(losses), grad
 
     def _prepared(self, inputs: Tensor, targets: Tensor) -> tuple[CompiledSteps, Examples] | None:
         """The compiled steps and each replica's examples for them, or None where only PyTorch can run the network."""
@@ -447,37 +454,18 @@ class LitClassifier(L.LightningModule):
         self.diverged, self._finite, self._finite_buffers = list(diverged), finite, buffers
 
 
-class _CompiledLoss(torch.autograd.Function):
-    """The loss of a batch by the compiled steps, which find its gradient on the way."""
+class _FoundLoss(torch.autograd.Function):
+    """A loss whose gradient in the rows of the stack has been found with it."""
 
     @staticmethod
-    def forward(ctx: Any, flat: Tensor, module: LitClassifier, prepared: tuple[CompiledSteps, list]) -> Tensor:
-        steps, examples = prepared
-        grad = torch.zeros_like(flat)
-        theta, grads = flat.detach().numpy(), grad.numpy()
-        losses = module.stack.each(lambda r: steps.gradient(theta[r], grads[r], *examples[r]))
-        ctx.save_for_backward(grad)
-        return torch.tensor(sum(losses), dtype=flat.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.saved_tensors[0] * grad_output, None, None
-
-
-class _PiecewiseLoss(torch.autograd.Function):
-    """The loss of a batch piece by piece (`lit_grok.pieces`), which finds its gradient on the way."""
-
-    @staticmethod
-    def forward(ctx: Any, flat: Tensor, module: LitClassifier, inputs: Tensor, targets: Tensor) -> Tensor:
-        loss, grad = pieces.gradient(module.stack, module._loss, inputs, targets)
+    def forward(ctx: Any, flat: Tensor, loss: float, grad: Tensor) -> Tensor:
         ctx.save_for_backward(grad)
         return torch.tensor(loss, dtype=flat.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
-        return ctx.saved_tensors[0] * grad_output, None, None, None
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.saved_tensors[0] * grad_output, None, None
 
 
 def _shapes(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,6 +81,16 @@ def between(
     return reduce(inside).where(inside.notnull().any("epoch"))
 
 
+def first_epoch(condition: xr.DataArray) -> xr.DataArray:
+    """The epoch at which something is first true, NaN where it never is.
+
+    Args:
+        condition: Truth values along ``epoch``.
+    """
+    first = condition.epoch[condition.argmax("epoch")]
+    return first.where(condition.any("epoch")).drop_vars("epoch", errors="ignore")
+
+
 def is_status(tree: xr.DataTree, *status: str) -> xr.DataArray:
     """1 where a replica has one of these statuses, 0 where it has another."""
     found = grid(tree, "status")

@@ -1,5 +1,7 @@
 """Embeddings of residues: how uniform they become, and the circle on which they end."""
 
+from itertools import zip_longest
+
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
@@ -46,7 +48,7 @@ def embedding_picture(run: xr.DataTree, branch: str) -> Figure:
         mean norm, a line for each group.
     """
     results = measured(run, branch).isel(operand=0)
-    chosen = [r for more in zip(*_padded([list(group.replicas) for group in groups(run)]), strict=True) for r in more]
+    chosen = [r for more in zip_longest(*(group.replicas for group in groups(run))) for r in more]
     chosen = [r for r in chosen if r is not None and np.isfinite(results.plane[r].values).all()][:_SHOWN]
     figure = Figure(figsize=(2.6 * len(chosen) + 3.6, 3.2), layout="constrained")
     *panels, last = figure.subplots(1, len(chosen) + 1, width_ratios=[1] * len(chosen) + [1.4])
@@ -67,8 +69,3 @@ def embedding_picture(run: xr.DataTree, branch: str) -> Figure:
     last.set(xlabel="step k", ylabel="mean |φ(i + k) − φ(i)| / mean |φ(i)|", ylim=(0, None))
     figure.suptitle(heading(run, ""), fontsize="medium")
     return figure
-
-
-def _padded(lists: list[list[int]]) -> list[list[int | None]]:
-    longest = max(map(len, lists))
-    return [[*each, *[None] * (longest - len(each))] for each in lists]

@@ -124,13 +124,10 @@ class Transformer(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def tokens(self, pairs: Tensor) -> Tensor:
-        """Tokens, shape (…, 3), of pairs of residues (…, 2): a, b + operand_offset, "="."""
-        return operand_tokens(pairs, self.P, self.operand_offset)
-
     def embed(self, inputs: Tensor) -> Tensor:
         """The stream, shape (B, 3, d_model), before the first block, of integer pairs of residues (B, 2)."""
-        return self.token_embedding(self.tokens(inputs)) + self.position_embedding.weight
+        tokens = operand_tokens(inputs, self.P, self.operand_offset)
+        return self.token_embedding(tokens) + self.position_embedding.weight
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits, shape (B, P), of integer pairs of residues (B, 2)."""

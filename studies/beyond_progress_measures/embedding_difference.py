@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from studies.beyond_progress_measures.sweeps import PRIME, QUADRATIC, SQUARE, STRIP
 from studies.claims import Claim, Results
-from studies.readings import grid, rank_correlation
+from studies.readings import first_epoch, grid, rank_correlation
 from studies.study import Study
 
 LOSS, TRAIN = "evaluation/test_loss", "evaluation/train_accuracy"
@@ -53,9 +53,7 @@ def _follows(tree: xr.DataTree, path: str) -> xr.DataArray:
     """Spearman's ρ of a measure and the test loss over the measurements from train accuracy 1 on, for each seed."""
     measure = grid(tree, path, operand="both").dropna("epoch", how="all")
     loss = grid(tree, LOSS).dropna("epoch", how="all").interp(epoch=measure.epoch)
-    perfect = grid(tree, TRAIN) >= 1
-    start = perfect.epoch[perfect.argmax("epoch")].where(perfect.any("epoch")).drop_vars("epoch", errors="ignore")
-    after = (measure.epoch >= start) & measure.notnull() & loss.notnull()
+    after = (measure.epoch >= first_epoch(grid(tree, TRAIN) >= 1)) & measure.notnull() & loss.notnull()
 
     def rho(x: np.ndarray, y: np.ndarray, use: np.ndarray) -> float:
         return rank_correlation(x[use], y[use]) if use.sum() >= 5 else np.nan

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from lit_grok.figures.common import legend
 from studies.beyond_progress_measures.sweeps import SQUARE, SQUARES, STRIP, STRIPS
 from studies.claims import Claim, Results
-from studies.readings import at, end, grid
+from studies.readings import at, end, first_epoch, grid
 from studies.runs import Sweep
 from studies.study import Study
 
@@ -55,10 +55,8 @@ def _highest(results: Results, sweep: Sweep) -> xr.DataArray:
 def _hole_when_rest_is_known(results: Results, sweep: Sweep) -> xr.DataArray:
     """Accuracy in the hole when that outside it first reaches .9; NaN where it never does."""
     tree = results[sweep.name]
-    outside = grid(tree, ACCURACY, group="outside")
-    known = outside >= _LEARNED
-    first = outside.epoch[known.argmax("epoch")].where(known.any("epoch")).drop_vars("epoch", errors="ignore")
-    return at(tree, ACCURACY, first, group="hole").sel(init_scale=1.0, drop=True)
+    known = first_epoch(grid(tree, ACCURACY, group="outside") >= _LEARNED)
+    return at(tree, ACCURACY, known, group="hole").sel(init_scale=1.0, drop=True)
 
 
 def _falls(results: Results, sweeps: Mapping[int, Sweep]) -> xr.DataArray:
