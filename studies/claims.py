@@ -45,6 +45,8 @@ class Claim:
         kind: ``mean``, or ``share`` where the statistic is 1 or 0.
         paper: The number that its source gives, as it gives it.
         main: Whether it is one of those that a reader asks about first.
+        of_ends: Whether it compares the ends of several sweeps. Ends are what a summary keeps as they are, so that these
+            sweeps need not be on one machine.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Claim:
     kind: Kind = "mean"
     paper: str = ""
     main: bool = False
+    of_ends: bool = False
 
     @property
     def asks(self) -> str:

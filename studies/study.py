@@ -150,11 +150,18 @@ def merge(study: Study, new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[
             then has no values of it.
     """
     old = _of_the_same_runs(study, new, old)
+    results = {name: packed for name, packed in old["results"].items() if name not in new["results"]}
+    for name, packed in new["results"].items():
+        results[name] = _joined(packed, old["results"][name]) if name in old["results"] else packed
+    joined = results_of({"results": results})
     before = {claim["name"]: claim for claim in old["claims"]}
     claims = []
     for claim, told in zip(study.claims, new["claims"], strict=True):
         there = before.get(claim.name, {"statistic": None})
-        values = {**(there["values"] if there["statistic"] == claim.statistic else {}), **told["values"]}
+        values = there["values"] if there["statistic"] == claim.statistic else {}
+        if claim.of_ends:
+            values = values | {str(seed): value for seed, value in judge(claim, joined).values.items()}
+        values = values | told["values"]
         claims.append(_told(claim, weigh(claim, {int(seed): value for seed, value in values.items()})))
     runs = []
     for sweep in study.sweeps:
@@ -162,9 +169,6 @@ def merge(study: Study, new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[
             s for summary in (new, old) for run in summary["runs"] if run["sweep"] == sweep.name for s in run["seeds"]
         }
         runs += [_described(sweep, sorted(seeds))] if seeds else []
-    results = {name: packed for name, packed in old["results"].items() if name not in new["results"]}
-    for name, packed in new["results"].items():
-        results[name] = _joined(packed, old["results"][name]) if name in old["results"] else packed
     return {
         **new,
         "versions": sorted({*new["versions"], *old["versions"]}),

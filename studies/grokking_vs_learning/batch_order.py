@@ -48,6 +48,7 @@ CLAIMS = (
         values=_difference,
         side=">",
         threshold=0,
+        of_ends=True,
     ),
 )
 

@@ -96,6 +96,7 @@ CLAIMS = (
         threshold=0.7,
         paper="close to 1",
         main=True,
+        of_ends=True,
     ),
     Claim(
         name="breakdown_beyond",
@@ -125,6 +126,7 @@ CLAIMS = (
         values=_of_batches,
         side="<",
         threshold=0,
+        of_ends=True,
     ),
 )
 

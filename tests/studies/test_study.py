@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 import studies
 from lit_grok.files import ReadError
-from studies.claims import Results
+from studies.claims import Results, judge
 from studies.study import merge, pack, read_summary, results_of, summarise, unpack, write_summary
 from tests.lit_grok.synthetic import plausible
 from tests.studies import worlds
@@ -81,6 +81,23 @@ def test_summaries_add_up():
     tree = results_of(joined)["mod_add"]
     assert sorted(set(tree.seed.values.tolist())) == [0, 1, 2, 3, 4]
     assert tree.sizes["replica"] == 40
+
+
+@pytest.mark.parametrize(
+    ("study", "claim"),
+    [(study, claim) for study in studies.all_studies() for claim in study.claims if claim.of_ends],
+    ids=lambda one: one.name,
+)
+def test_sweeps_that_are_compared_may_come_from_two_machines(study, claim):
+    results = worlds.results([True, False, True, False, True])
+    whole = judge(claim, Results({sweep.name: results[sweep.name] for sweep in study.sweeps}))
+    joined = summarise(study, Results())
+    for sweep in study.sweeps:
+        joined = merge(study, summarise(study, Results({sweep.name: results[sweep.name]})), joined)
+    told = next(one for one in joined["claims"] if one["name"] == claim.name)
+    assert told["verdict"] == whole.verdict
+    assert told["values"].keys() == {str(seed) for seed in whole.values}
+    assert list(told["values"].values()) == pytest.approx(list(whole.values.values()), rel=2e-3, abs=2e-3)
 
 
 def test_values_of_another_statistic_are_not_added():
