@@ -45,8 +45,8 @@ class Claim:
         kind: ``mean``, or ``share`` where the statistic is 1 or 0.
         paper: The number that its source gives, as it gives it.
         main: Whether it is one of those that a reader asks about first.
-        of_ends: Whether it compares the ends of several sweeps. Ends are what a summary keeps as they are, so that these
-            sweeps need not be on one machine.
+        of_ends: Whether it compares the ends of several sweeps. A summary keeps ends as they are, so these sweeps may
+            have been trained on several machines.
     """
 
     name: str

@@ -90,9 +90,7 @@ class Costs:
         return sum(statistics.median(known[run.sweep.name]) for run in runs) / 3600
 
     def estimate(self, run: Run) -> None:
-        """Time a few epochs of a sweep, unless it is known what it takes."""
-        if self.seconds(run) is not None:
-            return
+        """Time a few epochs of a sweep of which it is not known what it takes."""
         command = [sys.executable, str(TRAIN), *run.overrides, "logger=none", "threads=1", "dry_run=true"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         self._estimates[run.sweep.name] = seconds_of(said)
@@ -126,10 +124,13 @@ def plan(chosen: Sequence[Study], seeds: Sequence[int]) -> list[Run]:
 def describe(runs: Sequence[Run], root: Path) -> str:
     """What would be trained, and how long that takes on one core."""
     costs, rows, total = Costs(root), [], 0.0
+    missing = {run.name for run in runs if not run.complete(root)}
+    unknown = {run.sweep.name: run for run in runs if run.name in missing and costs.seconds(run) is None}
+    for count, run in enumerate(unknown.values(), 1):
+        sys.stderr.write(f"timing a few epochs of {run.sweep.name} ({count} of {len(unknown)})\n")
+        costs.estimate(run)
     for run in runs:
-        done = run.complete(root)
-        if not done:
-            costs.estimate(run)
+        done = run.name not in missing
         seconds = costs.seconds(run) or 0.0
         total += 0.0 if done else seconds
         rows.append((run.typed, "complete" if done else f"{seconds / 60:.0f} min"))
