@@ -7,14 +7,14 @@ import torch
 import lit_grok
 
 TASKS = {
-    "mod_add": ("task=mod_add", "P=31", "weight_decay=3e-4", "epochs=150", "callbacks.fim_trajectory.until=30"),
+    "mod_add": ("task=mod_add", "P=31", "weight_decay=3e-4", "epochs=60", "callbacks.fim_trajectory.until=20"),
     "prime": (
-        *("task=prime", "P=37", "train_fraction=0.8", "epochs=12", "d_model=16", "layers=2", "network.d_mlp=32"),
+        *("task=prime", "P=37", "train_fraction=0.8", "epochs=6", "d_model=16", "layers=2", "network.d_mlp=32"),
         *("callbacks.pruning.fractions=3", "callbacks.pruning.training_fractions=3"),
     ),
     "ising": (
         *("task=ising", "side=8", "datamodule.snapshots=20", "datamodule.steps=3000", "datamodule.train_size=100"),
-        *("datamodule.test_size=200", "epochs=200", "log_every=20", "callbacks.fim_trajectory.every=20"),
+        *("datamodule.test_size=200", "epochs=100", "log_every=20", "callbacks.fim_trajectory.every=20"),
     ),
 }
 SCALES = [0.2, 1.0, 10.0, 3.0, 0.5]

@@ -111,7 +111,7 @@ def test_a_dry_run_says_what_is_missing(reproduce, tmp_path):
 
 def test_a_training_that_was_killed_goes_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    long = Sweep("long", "mod_add", (0.1, 1.0), (*TINY, "epochs=3000"))
+    long = Sweep("long", "mod_add", (0.1, 1.0), (*TINY, "epochs=1000", "checkpoint_every=20"))
     run = long.run(0)
     script = (
         "from pathlib import Path; from studies.runs import Sweep, train_one\n"
@@ -135,7 +135,7 @@ def test_a_training_that_was_killed_goes_on(tmp_path, monkeypatch):
 def test_a_training_whose_starter_was_killed_is_waited_for(tmp_path, monkeypatch):
     """It holds its lock by itself: nobody else trains the same run beside it."""
     monkeypatch.chdir(tmp_path)
-    overrides = (*TINY, "epochs=2000")
+    overrides = (*TINY, "epochs=600")
     run = Sweep("long", "mod_add", (0.1, 1.0), overrides).run(0)
     script = (
         "from pathlib import Path; from studies.runs import Sweep, train_one\n"
