@@ -29,13 +29,26 @@ _MODULES = {
         "step_length",
         "batch_order",
     ),
-    "beyond_progress_measures": ("commutativity", "holes", "embedding_difference"),
+    "beyond_progress_measures": ("commutativity", "holes", "embedding_difference", "forecast"),
 }
 
 
 def all_studies() -> list[Study]:
     """Every study."""
-    return [import_module(f"studies.{paper}.{name}").STUDY for paper, names in _MODULES.items() for name in names]
+    return [study for paper in _MODULES for study in of_paper(paper)]
+
+
+def of_paper(paper: str) -> list[Study]:
+    """The studies of one paper.
+
+    Args:
+        paper: The name of its package.
+
+    Example:
+        >>> [study.name for study in of_paper("beyond_progress_measures")][:2]
+        ['commutativity', 'holes']
+    """
+    return [import_module(f"studies.{paper}.{name}").STUDY for name in _MODULES[paper]]
 
 
 def find(name: str) -> Study:

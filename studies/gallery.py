@@ -49,9 +49,14 @@ def write_gallery(folder: Path, results: Path = RESULTS) -> Path:
     return page
 
 
-def summaries(results: Path) -> Iterator[tuple[Study, dict[str, Any]]]:
-    """Every study that has a summary, with it."""
-    for study in studies.all_studies():
+def summaries(results: Path, among: Iterable[Study] | None = None) -> Iterator[tuple[Study, dict[str, Any]]]:
+    """Every study that has a summary, with it.
+
+    Args:
+        results: Where the summaries are.
+        among: Of which studies; None for all.
+    """
+    for study in studies.all_studies() if among is None else among:
         with suppress(FileNotFoundError):
             yield study, read_summary(study.name, results)
 

@@ -1,37 +1,55 @@
-"""The tables of README.md and docs/verdicts.md, from the committed summaries: ``python -m studies.pages``."""
+"""The tables of README.md and of pages in docs/, from the committed summaries: ``python -m studies.pages``."""
 
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import studies
 from lit_grok.files import write
 from studies.gallery import COLUMNS, EXPLANATION, cells, heading, summaries
 from studies.study import RESULTS
+from studies.tables import encoding_table, grokking_table
 
 ROOT = Path(__file__).parents[1]
-_MARKS = "<!-- verdicts: python -m studies.pages -->", "<!-- end of verdicts -->"
+#: Of each paper, the page of its verdicts, and what it is called.
+_PAGES = {
+    "grokking_vs_learning": ("verdicts.md", "*Grokking vs. Learning* (arXiv 2502.01739)"),
+    "beyond_progress_measures": ("verdicts_prime.md", "*Beyond Progress Measures* (arXiv 2504.03162)"),
+}
 
 
 def pages() -> dict[Path, str]:
     """Every page as it is to be, by its path."""
-    readme = ROOT / "README.md"
-    return {readme: between(readme.read_text(), main_verdicts()), ROOT / "docs" / "verdicts.md": all_verdicts()}
+    readme, findings = ROOT / "README.md", ROOT / "docs" / "findings.md"
+    found = {
+        readme: between(readme.read_text(), "verdicts", main_verdicts()),
+        findings: between(between(findings.read_text(), "grokking", grokking_table()), "encodings", encoding_table()),
+    }
+    for paper, (page, title) in _PAGES.items():
+        found[ROOT / "docs" / page] = all_verdicts(paper, title)
+    return found
 
 
 def main_verdicts(folder: Path = RESULTS) -> str:
-    """A table of the paper's main claims."""
+    """A table of the first paper's main claims."""
     rows = []
-    for study, summary in summaries(folder):
+    for study, summary in summaries(folder, studies.of_paper("grokking_vs_learning")):
         main = {claim.name for claim in study.claims if claim.main}
         rows += [_row(claim) for claim in summary["claims"] if claim["name"] in main]
     return "\n".join([*_HEADER, *rows])
 
 
-def all_verdicts(folder: Path = RESULTS) -> str:
-    """A page with every claim of every study, and the commands behind them."""
-    parts = ["# Claims and verdicts", "", EXPLANATION, "", "Written by `python -m studies.pages`."]
-    for study, summary in summaries(folder):
+def all_verdicts(paper: str, title: str, folder: Path = RESULTS) -> str:
+    """A page with every claim of every study of a paper, and the commands behind them.
+
+    Args:
+        paper: The name of its package.
+        title: What it is called.
+        folder: Where the summaries are.
+    """
+    parts = [f"# Claims and verdicts: {title}", "", EXPLANATION, "", "Written by `python -m studies.pages`."]
+    for study, summary in summaries(folder, studies.of_paper(paper)):
         parts += ["", f"## {heading(study)}", "", f"`python reproduce.py {study.name}`", "", *_HEADER]
         parts += [_row(claim) for claim in summary["claims"]]
         each = [claim for claim in summary["claims"] if claim["values"]]
@@ -44,16 +62,27 @@ def all_verdicts(folder: Path = RESULTS) -> str:
     return "\n".join(parts) + "\n"
 
 
-def between(page: str, table: str) -> str:
-    """A page with what stands between its marks replaced.
+def between(page: str, name: str, table: str) -> str:
+    r"""A page with what stands between two marks replaced.
+
+    Args:
+        page: The page.
+        name: Of the marks.
+        table: What is to stand there.
 
     Raises:
-        ValueError: Where it has no marks.
+        ValueError: Where it has no such marks.
+
+    Example:
+        >>> page = "<!-- x: python -m studies.pages -->\nold\n<!-- end of x -->\n"
+        >>> between(page, "x", "new").splitlines()[1]
+        'new'
     """
-    before, mark, rest = page.partition(_MARKS[0])
-    _, end, after = rest.partition(_MARKS[1])
+    marks = f"<!-- {name}: python -m studies.pages -->", f"<!-- end of {name} -->"
+    before, mark, rest = page.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not (mark and end):
-        raise ValueError(f"README.md lacks {_MARKS[0]} and {_MARKS[1]}")
+        raise ValueError(f"a page lacks {marks[0]} and {marks[1]}")
     return f"{before}{mark}\n{table}\n{end}{after}"
 
 

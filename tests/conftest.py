@@ -1,3 +1,4 @@
+import base64
 import logging
 import resource
 import runpy
@@ -12,6 +13,10 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+#: A PNG of one pixel.
+DOT = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGP4z8DwHwAFAAH/iZk9HQAAAABJRU5ErkJggg=="
+)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -73,8 +78,10 @@ class Command:
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capfd):
+def command(request, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
+    if not request.node.get_closest_marker("rendered"):  # pictures take most of the time of a tiny run
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **_: file.write(DOT))
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setattr("lit_grok.report.write_report", lambda run_dir: None)  # a quarter of a second for every run
     monkeypatch.setattr(sys, "path", [*sys.path])  # a run adds the folder it is started in

@@ -6,15 +6,16 @@ import torch
 
 import lit_grok
 
+FEW = ("callbacks.pruning.fractions=5", "callbacks.pruning.training_fractions=3")
 TASKS = {
-    "mod_add": ("task=mod_add", "P=31", "weight_decay=3e-4", "epochs=60", "callbacks.fim_trajectory.until=20"),
+    "mod_add": ("task=mod_add", "P=31", "weight_decay=3e-4", "epochs=30", "callbacks.fim_trajectory.until=10", *FEW),
     "prime": (
         *("task=prime", "P=37", "train_fraction=0.8", "epochs=6", "d_model=16", "layers=2", "network.d_mlp=32"),
-        *("callbacks.pruning.fractions=3", "callbacks.pruning.training_fractions=3"),
+        *FEW,
     ),
     "ising": (
         *("task=ising", "side=8", "datamodule.snapshots=20", "datamodule.steps=3000", "datamodule.train_size=100"),
-        *("datamodule.test_size=200", "epochs=100", "log_every=20", "callbacks.fim_trajectory.every=20"),
+        *("datamodule.test_size=200", "epochs=60", "log_every=20", "callbacks.fim_trajectory.every=20", *FEW),
     ),
 }
 SCALES = [0.2, 1.0, 10.0, 3.0, 0.5]
@@ -36,7 +37,7 @@ def train(command, name, task, scales, threads):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_alone_in_another_stack_in_another_order_and_on_two_threads(task, command, monkeypatch):
-    monkeypatch.setattr("callbacks.base.save_figures", lambda *_: None)  # pictures take minutes and prove nothing
+    monkeypatch.setattr("callbacks.base.save_figures", lambda *_: None)  # they prove nothing here
     whole = train(command, "whole", task, SCALES, threads=1)
     others = [
         train(command, "threads", task, SCALES, threads=2),

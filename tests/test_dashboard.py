@@ -9,7 +9,6 @@ import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
-import callbacks.base
 import dashboard
 from lit_grok import dashboards
 from tests.helpers import wandb_names
@@ -52,7 +51,6 @@ def names(specification):
 
 
 def test_every_name_is_one_that_a_run_logs(command, monkeypatch, capfd):
-    monkeypatch.setattr(callbacks.base, "save_figures", lambda *_: None)  # they take the longest
     here = ("logger=wandb", "init_scale=[1,10]")
     runs = [
         command.mod_add("callbacks=mod_add", *here, "run_dir=mod_add"),

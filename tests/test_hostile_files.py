@@ -348,7 +348,7 @@ def put(tree, path, value):
     tree[path[-1]] = value
 
 
-@few(25)
+@few(15)
 @given(where=st.integers(0, 10**6), value=strange)
 def test_a_checkpoint_with_something_strange_in_it(command, content, run, where, value):
     restore(run, content)
@@ -369,7 +369,7 @@ def test_a_checkpoint_with_something_strange_in_it(command, content, run, where,
         assert lit_grok.open_run(run).evaluation.epoch.values.tolist() == [0, 1, 2, 3], (path, value)
 
 
-@few(20)
+@few(12)
 @given(where=st.integers(0, 10**6), value=strange.filter(lambda value: not isinstance(value, torch.Tensor)))
 def test_a_configuration_with_something_strange_in_it(command, content, run, where, value):
     restore(run, content)

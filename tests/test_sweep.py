@@ -8,7 +8,6 @@ import wandb
 from wandb import wandb_agent
 from wandb.sdk.launch.sweeps.utils import load_sweep_config
 
-import callbacks.base
 from tests.helpers import wandb_names, wandb_records
 
 SWEEPS = sorted((Path(__file__).parents[1] / "configs" / "sweep").glob("*.yaml"))
@@ -51,7 +50,6 @@ class AgentProcess:
 
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
 def test_an_agent_starts_train_py_and_it_logs_into_the_agents_run(command, in_sweep, monkeypatch, file):
-    monkeypatch.setattr(callbacks.base, "save_figures", lambda *_: None)
     sweep = load_sweep_config(str(file))
     values = drawn(sweep["parameters"])
     env, interpreter, program, *keys = started(sweep, values, monkeypatch)

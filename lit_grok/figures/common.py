@@ -303,6 +303,7 @@ def save(figure: Figure, folder: Path, name: str) -> Path:
     for kind in ("pdf", "png"):
         content = io.BytesIO()
         figure.savefig(content, format=kind, dpi=150)
+        figure.set_layout_engine("none")  # both have the layout of the first: finding it takes longest
         write(folder / f"{name}.{kind}", content.getvalue())
     return folder / f"{name}.png"
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from lit_grok.kernels.perceptron import residues
 from lit_grok.networks.parameters import affine, look_up
-from lit_grok.networks.tokens import embeddings_of_operands, operand_tokens, vocabulary
+from lit_grok.networks.tokens import embeddings_of_operands, operand_tokens, toeplitz_, vocabulary
 
 Activation = Literal["relu", "gelu"]
 Normalisation = Literal["none", "layer"]
+EmbeddingInit = Literal["normal", "toeplitz"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
@@ -82,6 +83,7 @@ class Transformer(nn.Module):
         activation: ``relu`` or ``gelu``.
         normalisation: ``none``, or ``layer``: layer normalisation before attention, perceptron and unembedding.
         operand_offset: Token of the second operand 0; with 0 both operands share their tokens.
+        embedding_init: ``normal``, as all other matrices, or ``toeplitz`` (`lit_grok.networks.tokens.toeplitz_`).
 
     Example:
         >>> network = Transformer(P=97)
@@ -101,6 +103,7 @@ class Transformer(nn.Module):
         activation: Activation = "relu",
         normalisation: Normalisation = "none",
         operand_offset: int = 0,
+        embedding_init: EmbeddingInit = "normal",
     ):
         super().__init__()
         if min(layers, d_model, heads, d_mlp) < 1 or d_model % heads:
@@ -112,6 +115,8 @@ class Transformer(nn.Module):
             raise ValueError(f"activation={activation}: unknown; allowed: {', '.join(ACTIVATIONS)}")
         if normalisation not in ("none", "layer"):
             raise ValueError(f"normalisation={normalisation}: unknown; allowed: none, layer")
+        if embedding_init not in ("normal", "toeplitz"):
+            raise ValueError(f"embedding_init={embedding_init}: unknown; allowed: normal, toeplitz")
         self.P, self.operand_offset = P, operand_offset
         self.token_embedding = nn.Embedding(vocabulary(P, operand_offset), d_model)
         self.position_embedding = nn.Embedding(3, d_model)
@@ -123,6 +128,8 @@ class Transformer(nn.Module):
                 nn.init.normal_(module.weight, std=d_model**-0.5)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
+        if embedding_init == "toeplitz":
+            toeplitz_(self.token_embedding.weight)
 
     def embed(self, inputs: Tensor) -> Tensor:
         """The stream, shape (B, 3, d_model), before the first block, of integer pairs of residues (B, 2)."""

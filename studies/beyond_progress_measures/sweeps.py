@@ -33,3 +33,31 @@ def _holes(hole: str, sizes: dict[int, float]) -> dict[int, Sweep]:
 
 
 SQUARE, STRIP = _holes("square", SQUARES), _holes("strip", STRIPS)
+
+
+#: Small tables, trained on half of, in which every measure is taken every hundred epochs: by what the task is.
+_WATCHED = (
+    "callbacks=base",
+    *(
+        f"+callbacks.{name}={{_target_: callbacks.{kind}, every: 100}}"
+        for name, kind in (
+            ("uniformity", "EmbeddingUniformityCallback"),
+            ("coverage", "CoverageCallback"),
+            ("progress_measures", "ProgressMeasuresCallback"),
+        )
+    ),
+)
+
+
+def _watched(name: str, *overrides: str) -> Sweep:
+    return _sweep(f"forecast_{name}", "P=59", "train_fraction=0.5", "epochs=6000", *overrides, *_WATCHED)
+
+
+FORECASTS = {
+    "x + y": _watched("add"),
+    "x - y": _watched("subtract", "operation=subtract"),
+    "x y": _watched("multiply", "operation=multiply"),
+    "x² + y²": _watched("squares", "operation=x2+y2"),
+    "x + y, square hole up to 15": _watched("square", "hole=square", "hole_size=15"),
+    "random": _watched("random", "operation=random"),
+}

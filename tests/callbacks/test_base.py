@@ -366,12 +366,12 @@ def test_an_analysis_is_given_copies_on_the_cpu(command, monkeypatch):
     assert {tensor.device.type for tensors in given for tensor in tensors} == {"cpu"}
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 3])
+@pytest.mark.parametrize("epochs", [1, 2, pytest.param(3, marks=pytest.mark.rendered)])
 def test_a_run_of_any_length_ends_well_with_all_analyses(command, epochs):
     command.mod_add("callbacks=mod_add", f"epochs={epochs}", "run_dir=mod_add")
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 199, 200, 201, 401])
+@pytest.mark.parametrize("epochs", [1, 2, 199, 200, 201, pytest.param(401, marks=pytest.mark.rendered)])
 def test_an_ising_run_of_any_length_ends_well_with_all_analyses(command, epochs):
     command.ising("callbacks=ising", f"epochs={epochs}", "log_every=100", "batch_size=20")
 

@@ -237,6 +237,7 @@ def test_a_disk_that_is_full_from_the_start(command, full_disk):
     assert not hidden(full_disk[0])
 
 
+@pytest.mark.rendered
 @pytest.mark.parametrize("kind", ["figures", "trajectory"])
 def test_a_full_disk_in_the_middle_of_an_analysis(command, full_disk, kind):
     disk, _ = full_disk

@@ -95,6 +95,7 @@ def test_by_distance_to_the_nearest_training_pair_of_the_class():
                 assert np.isnan(accuracy)
 
 
+@pytest.mark.rendered
 def test_a_run_and_its_figures(command):
     coverage = "callbacks.coverage._target_=callbacks.CoverageCallback"
     run = command.prime(coverage, "hole=strip", "hole_size=3", "seed=0:2")

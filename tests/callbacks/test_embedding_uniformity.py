@@ -55,6 +55,7 @@ def test_operands_of_their_own():
     assert values["mean_norm"][0] > 3 * values["mean_norm"][1]
 
 
+@pytest.mark.rendered
 def test_a_run_and_its_figures(command):
     run = command.prime("callbacks.uniformity._target_=callbacks.EmbeddingUniformityCallback", "seed=0:2")
     found = open_run(run)

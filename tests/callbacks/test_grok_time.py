@@ -130,6 +130,7 @@ def test_a_young_network_has_not_collapsed(command, options):
     assert record["status"] == "undertrained"
 
 
+@pytest.mark.rendered
 def test_one_figure_of_all_replicas(command):
     run = command.mod_add("seed=0:2")
     assert sorted(p.name for p in (run / "figures").iterdir()) == ["grok_time.pdf", "grok_time.png"]

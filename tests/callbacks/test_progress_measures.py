@@ -73,6 +73,7 @@ def test_local_complexity_of_a_transformer_is_that_of_its_neurons():
     assert float(measure.measure(network, table)["local_complexity"]) == 0
 
 
+@pytest.mark.rendered
 def test_a_run_and_its_figure(command):
     run = command.prime("callbacks.progress_measures._target_=callbacks.ProgressMeasuresCallback", "seed=0:2")
     found = open_run(run)["progress_measures"]

@@ -16,6 +16,7 @@ TINY = (
 )
 
 
+@pytest.mark.rendered
 def test_the_run_has_the_steps_of_its_networks_over_the_whole_grid(command):
     result = command(*TINY, "run_dir=run", "network.normalisation=group", "seed=0:2", "callbacks.uniformity.chunk=7")
     assert result.code == 0, result.err

@@ -372,6 +372,19 @@ def test_the_transformer_starts_as_the_authors_does():
     assert EmbeddingMLP().token_embedding.weight.std().mul(128**0.5).sub(1).abs() < 0.04
 
 
+def test_a_toeplitz_embedding_moves_by_one_shift_from_token_to_token():
+    torch.manual_seed(0)
+    table = Transformer(embedding_init="toeplitz").token_embedding.weight.detach()
+    assert torch.equal(table[1:, 1:], table[:-1, :-1])
+    assert torch.equal(table[:, :98], table[:, :98].T)
+    drawn = table[0] * 128**0.5
+    assert 0 <= drawn.min() < 0.1 < 0.9 < drawn.max() < 1
+    steps = (table[1:] - table[:-1]).norm(dim=1)
+    assert steps.mean().item() == pytest.approx((1 / 6) ** 0.5, rel=0.1)
+    with pytest.raises(ValueError, match="needs d_model ≥ 98, the number of tokens, and has d_model=64"):
+        Transformer(d_model=64, embedding_init="toeplitz")
+
+
 def test_tokens():
     pairs = torch.tensor([[3, 5], [96, 0]])
     assert operand_tokens(pairs, 97).tolist() == [[3, 5, 97], [96, 0, 97]]
@@ -421,6 +434,7 @@ def test_what_embedding_networks_tell_analyses():
         ({"d_model": 10, "heads": 4}, "d_model=10, heads=4"),
         ({"activation": "tanh"}, "activation=tanh: unknown; allowed: relu, gelu"),
         ({"normalisation": "batch"}, "normalisation=batch: unknown; allowed: none, layer"),
+        ({"embedding_init": "circulant"}, "embedding_init=circulant: unknown; allowed: normal, toeplitz"),
     ],
 )
 def test_transformers_that_cannot_be(options, message):

@@ -136,6 +136,8 @@ def test_what_another_configuration_has_found_is_left_out():
 
 def everything(sweep):
     """Results with every branch that a study draws, for the look of it."""
+    if sweep.name.startswith("forecast"):
+        return worlds.forecast(sweep, 0, [True, True])
     if sweep.task == "prime":
         return worlds.prime(sweep, [True, True])
     tree = plausible(sweep.task, scales=sweep.init_scales, seeds=2)

@@ -27,6 +27,8 @@ def results(holds):
         *(*prime_sweeps.SQUARE.values(), *prime_sweeps.STRIP.values()),
     ):
         found[sweep.name] = prime(sweep, holds)
+    for i, sweep in enumerate(prime_sweeps.FORECASTS.values()):
+        found[sweep.name] = forecast(sweep, i, holds)
     return found
 
 
@@ -271,4 +273,40 @@ def prime(sweep, holds):
             lambda s, i, n, h, e, apart=apart: loss(e) if h else unrelated[e] if apart else -loss(e),
             operand=["both"],
         )
+    return world.tree(lambda s, i, n, h: Outcome("grokked", 200, 2000, 1800))
+
+
+def forecast(sweep, setting, holds):
+    """Measures that know how long it takes until the network understands, or that say the same all the time."""
+    world = _World(sweep.init_scales, holds, 6000)
+    epochs = range(0, 6001, 100)
+    never = sweep.name == "forecast_random"
+
+    def left(n, e):
+        """Epochs until understanding."""
+        return 20_000 if never else max(2000 + 500 * setting + 100 * n - e, 0)
+
+    def knows(s, i, n, h, e):
+        return 1.0 + min(left(n, e), 1500) if h else 1.0
+
+    def nearly(s, i, n, h, e):
+        """The norm, which takes far for near in one setting."""
+        return 1.0 if setting == 1 else knows(s, i, n, h, e)
+
+    world.curve("evaluation/train_accuracy", epochs, lambda s, i, n, h, e: float(e >= 200))
+    world.curve("evaluation/test_loss", epochs, lambda s, i, n, h, e: 1 + min(left(n, e), 5000))
+    groups = ["hole", "outside", "transpose trained", "transpose not trained"]
+    world.curve("coverage/accuracy", epochs, lambda s, i, n, h, e: [0, float(left(n, e) == 0), 0, 0], group=groups)
+    for name in ("med", "relative_med", "smallest_relative_med", "spread"):
+        world.curve(f"uniformity/{name}", epochs, knows, operand=["both"])
+    world.curve("uniformity/mean_norm", epochs, nearly, operand=["both"])
+    world.curve(
+        "progress_measures/fourier_gini",
+        epochs,
+        lambda *key: [knows(*key)] * 2,
+        set=["embedding", "output"],
+    )
+    for name in ("restricted_loss", "excluded_loss", "local_complexity"):
+        world.curve(f"progress_measures/{name}", epochs, knows)
+    world.curve("progress_measures/sum_of_squares", epochs, nearly)
     return world.tree(lambda s, i, n, h: Outcome("grokked", 200, 2000, 1800))
