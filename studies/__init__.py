@@ -29,7 +29,10 @@ _MODULES = {
         "step_length",
         "batch_order",
     ),
-    "beyond_progress_measures": ("commutativity", "holes", "embedding_difference", "forecast"),
+    "beyond_progress_measures": (
+        *("commutativity", "holes", "depth", "operations", "initial_embedding"),
+        *("embedding_difference", "forecast"),
+    ),
 }
 
 

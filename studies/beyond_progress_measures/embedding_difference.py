@@ -1,4 +1,4 @@
-"""Fig. 5: does the mean embedding difference follow the test loss, and does it know more than a norm?"""
+"""Does the mean embedding difference follow the test loss, and does it know more than a norm?"""
 
 from collections.abc import Mapping
 
@@ -31,7 +31,7 @@ def draw(results: Results) -> Mapping[str, Figure]:
     axes = figure.subplots()
     for i, (path, label) in enumerate(_MEASURES.items()):
         for row, tree in enumerate(there.values()):
-            values = _follows(tree, path).values
+            values = follows(tree, path).values
             axes.plot(
                 values,
                 np.full(values.shape, row + 0.22 * (i - 1)),
@@ -46,11 +46,16 @@ def draw(results: Results) -> Mapping[str, Figure]:
     axes.set_xlabel("Spearman's ρ with the test loss, from train accuracy 1 on")
     figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     figure.suptitle("P = 97, each seed a mark", fontsize="medium")
-    return {"prime_fig5": figure}
+    return {"embedding_difference": figure}
 
 
-def _follows(tree: xr.DataTree, path: str) -> xr.DataArray:
-    """Spearman's ρ of a measure and the test loss over the measurements from train accuracy 1 on, for each seed."""
+def follows(tree: xr.DataTree, path: str) -> xr.DataArray:
+    """Spearman's ρ of a measure and the test loss over the measurements from train accuracy 1 on, for each seed.
+
+    Args:
+        tree: The results.
+        path: Of the measure, with the dimension ``operand``.
+    """
     measure = grid(tree, path, operand="both").dropna("epoch", how="all")
     loss = grid(tree, LOSS).dropna("epoch", how="all").interp(epoch=measure.epoch)
     after = (measure.epoch >= first_epoch(grid(tree, TRAIN) >= 1)) & measure.notnull() & loss.notnull()
@@ -65,14 +70,14 @@ def _follows(tree: xr.DataTree, path: str) -> xr.DataArray:
 
 
 def _least(results: Results, path: str) -> xr.DataArray:
-    each = [_follows(results[sweep.name], path) for sweep in _SWEEPS.values()]
+    each = [follows(results[sweep.name], path) for sweep in _SWEEPS.values()]
     return xr.concat(each, "setting", join="outer").min("setting", skipna=False)
 
 
 def _advantage(results: Results) -> xr.DataArray:
     """How much better MED follows the test loss than the norm does: difference of |ρ|, mean over the settings."""
     each = [
-        abs(_follows(results[sweep.name], MED)) - abs(_follows(results[sweep.name], NORM)) for sweep in _SWEEPS.values()
+        abs(follows(results[sweep.name], MED)) - abs(follows(results[sweep.name], NORM)) for sweep in _SWEEPS.values()
     ]
     return xr.concat(each, "setting", join="outer").mean("setting", skipna=False)
 
@@ -81,7 +86,7 @@ CLAIMS = (
     Claim(
         name="med_follows_the_loss",
         says="From train accuracy 1 on the mean embedding difference follows the test loss.",
-        source="Sec. 6.3, Figs. 5, 12-19",
+        source="Sec. 6.3",
         statistic="Spearman's ρ of MED and test loss, least over four settings",
         values=lambda results: _least(results, MED),
         side=">",
@@ -103,7 +108,7 @@ CLAIMS = (
 STUDY = Study(
     name="embedding_difference",
     title="Does the mean embedding difference tell how far the network is?",
-    figures=("prime_fig5",),
+    figures=(),
     sweeps=tuple(_SWEEPS.values()),
     draws=dict.fromkeys((LOSS, TRAIN, MED, RELATIVE, NORM)),
     claims=CLAIMS,

@@ -34,6 +34,35 @@ def _holes(hole: str, sizes: dict[int, float]) -> dict[int, Sweep]:
 
 SQUARE, STRIP = _holes("square", SQUARES), _holes("strip", STRIPS)
 
+#: Figs. 12 to 19: the operation as it is written, and what else differs from the default.
+OPERATIONS = {
+    number: (label, _sweep(f"operation_{number}", *overrides))
+    for number, label, *overrides in (
+        (12, "x − y", "operation=subtract"),
+        (13, "x y", "operation=multiply"),
+        (14, "x² + y²", "operation=x2+y2", "d_model=256", "train_fraction=0.2"),
+        (15, "x³ + y³", "operation=x3+y3", "train_fraction=0.2"),
+        (16, "x² + xy + y²", "operation=x2+xy+y2"),
+        (17, "x² + xy + y²", "operation=x2+xy+y2", "d_model=256"),
+        (18, "x² + xy + y²", "operation=x2+xy+y2", "d_model=256", "train_fraction=0.4"),
+        (19, "x³ + xy + y³", "operation=x3+xy+y3", "d_model=256", "train_fraction=0.5"),
+    )
+}
+
+#: Fig. 5.
+PRIMES = {47: _sweep("P_47", "P=47"), 97: PRIME, 211: _sweep("P_211", "P=211"), 379: _sweep("P_379", "P=379")}
+
+#: Fig. 2; the authors' code for two layers trains on half of the pairs.
+DEPTHS = {layers: _sweep(f"layers_{layers}", f"layers={layers}", "train_fraction=0.5") for layers in (1, 2, 3)}
+
+#: Fig. 20: from a Toeplitz embedding and from a random one, by the fraction that is trained on.
+INITS = {
+    fraction: (
+        PRIME if fraction == 0.3 else _sweep(f"normal_{fraction:g}", f"train_fraction={fraction:g}"),
+        _sweep(f"toeplitz_{fraction:g}", f"train_fraction={fraction:g}", "network.embedding_init=toeplitz"),
+    )
+    for fraction in (0.3, 0.25, 0.2)
+}
 
 #: Small tables, trained on half of, in which every measure is taken every hundred epochs: by what the task is.
 _WATCHED = (

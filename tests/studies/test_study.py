@@ -160,7 +160,7 @@ def test_studies_are_drawn_from_their_summaries(study):
     assert drawn.keys() == study.draw(results).keys()
     numbers = {number for name in drawn for number in re.findall(r"\d+", name)}
     for figure in study.figures:
-        if figure in drawn:
+        if figure in drawn or any(name.startswith(f"{figure}_") for name in drawn):
             continue
         number = int(figure.removeprefix("fig"))
         spans = [tuple(map(int, re.findall(r"\d+", name))) for name in drawn]

@@ -24,7 +24,9 @@ def results(holds):
         found[sweep.name] = mod_add(sweep, holds)
     for sweep in (
         *(prime_sweeps.PRIME, *prime_sweeps.QUADRATIC.values()),
-        *(*prime_sweeps.SQUARE.values(), *prime_sweeps.STRIP.values()),
+        *(*prime_sweeps.SQUARE.values(), *prime_sweeps.STRIP.values(), *prime_sweeps.PRIMES.values()),
+        *(*prime_sweeps.DEPTHS.values(), *(sweep for _, sweep in prime_sweeps.OPERATIONS.values())),
+        *(sweep for pair in prime_sweeps.INITS.values() for sweep in pair),
     ):
         found[sweep.name] = prime(sweep, holds)
     for i, sweep in enumerate(prime_sweeps.FORECASTS.values()):
@@ -236,17 +238,22 @@ def mod_add(sweep, holds):
 
 def prime(sweep, holds):
     world = _World(sweep.init_scales, holds, 6000)
-    epochs = [0, 100, 200, 500, 1000, 2000, 3000, 4000, 6000]
+    epochs = [0, 100, 200, 500, 1000, 2000, 2500, 3000, 4000, 5000, 6000]
     kind, _, size = sweep.name.partition("_")
     paper = {"square": prime_sweeps.SQUARES, "strip": prime_sweeps.STRIPS}.get(kind)
     fraction = float(size) if kind == "quadratic" else 0.3
 
     def best(s, i, n, h, e):
+        start = 1000 if kind == "toeplitz" and h else 2000
         if paper:
             known = _near(paper[int(size)] if h else 1.09 - paper[int(size)], n)
-        else:
+        elif kind == "quadratic":
             known = fraction if h else {0.3: 0.2, 0.5: 0.3, 0.7: 0.95}[fraction]
-        return known if e >= 2000 else 0.01
+        elif kind == "operation":
+            known = 0.99 if h else 0.4
+        else:
+            known = 0.3 if sweep.name == "layers_3" and h and e == 4000 else 0.95
+        return known if e >= start else 0.01
 
     def parts(s, i, n, h, e):
         """In the hole and outside it, transpose trained and not."""
@@ -259,13 +266,13 @@ def prime(sweep, holds):
     def loss(e):
         return 10 / (1 + e / 500)
 
-    unrelated = dict(zip(epochs, [3, 5, 2, 6, 1, 4, 7, 1, 5], strict=True))
+    unrelated = dict(zip(epochs, [3, 5, 2, 6, 1, 4, 3, 7, 1, 2, 5], strict=True))
     groups = ["hole", "outside", "transpose trained", "transpose not trained"]
     world.curve("evaluation/train_accuracy", epochs, lambda s, i, n, h, e: float(e >= 200))
     world.curve("evaluation/test_accuracy", epochs, best)
     world.curve("evaluation/test_loss", epochs, lambda s, i, n, h, e: loss(e))
     world.curve("coverage/accuracy", epochs, parts, group=groups)
-    for name in ("med", "relative_med", "mean_norm"):
+    for name in ("med", "relative_med", "smallest_relative_med", "mean_norm"):
         apart = name == "mean_norm"
         world.curve(
             f"uniformity/{name}",
