@@ -47,7 +47,7 @@ def _claim(fraction: float) -> Claim:
         says=f"A Toeplitz embedding at the start halves the time to understanding, train fraction {fraction:g}.",
         source="App. E, Fig. 20",
         statistic="log2 of the epoch of test accuracy 0.5, Toeplitz over random",
-        values=lambda results: np.log2(_starts(results[toeplitz.name]) / _starts(results[normal.name])),
+        values=lambda results: xr.DataArray(np.log2(_starts(results[toeplitz.name]) / _starts(results[normal.name]))),
         side="within",
         threshold=(-1.5, -0.5),
         paper="-1",
