@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 import xarray as xr
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ class FeatureCorrelationCallback(AnalysisCallback):
 
     Args:
         sample: Number of examples, evenly spaced in the test set, of which the last layer is kept for the plot.
+        classes: Whether belonging to a class, 1 or 0, is an observable too: ``class_0``, ``class_1``, ….
         every: Epochs between measurements; see `AnalysisCallback`, also for ``per_decade``.
         per_decade: Measurements per factor of ten in epochs.
     """
@@ -56,16 +58,18 @@ class FeatureCorrelationCallback(AnalysisCallback):
         "sample_observable": "observable",
     }
 
-    def __init__(self, sample: int = 200, every: int | None = None, per_decade: int | None = None):
+    def __init__(
+        self, sample: int = 200, classes: bool = False, every: int | None = None, per_decade: int | None = None
+    ):
         super().__init__(every=every, per_decade=per_decade)
         if sample < 1:
             raise ValueError(f"FeatureCorrelationCallback.sample={sample}: must be at least 1")
-        self.sample = sample
+        self.sample, self.classes = sample, classes
 
     @torch.no_grad()
     def measure(self, network: nn.Module, batch: Batch) -> Mapping[str, Any]:
         """The summaries of every layer."""
-        names, observables = _observables(network, batch[0])
+        names, observables = self._observables(network, batch)
         layers = _preactivations(network, batch[0])
         summaries: dict[str, list[Tensor]] = {}
         for activations in layers.values():
@@ -92,7 +96,7 @@ class FeatureCorrelationCallback(AnalysisCallback):
     @torch.no_grad()
     def measure_final(self, network: nn.Module, batch: Batch) -> Mapping[str, Any]:
         """The correlations of every neuron, and the last layer on a sample of the examples."""
-        names, observables = _observables(network, batch[0])
+        names, observables = self._observables(network, batch)
         layers = _preactivations(network, batch[0])
         each = [pearson(activations.unsqueeze(-3), observables).T for activations in layers.values()]
         r = pad_sequence(each, batch_first=True, padding_value=torch.nan).transpose(1, 2)
@@ -119,11 +123,14 @@ class FeatureCorrelationCallback(AnalysisCallback):
             figures["development"] = correlation_development(run, self.branch)
         return figures
 
-
-def _observables(network: nn.Module, inputs: Tensor) -> tuple[list[str], Tensor]:
-    """Names, and values of shape (observables, inputs)."""
-    values = cast(HasObservables, network).observables(inputs)
-    return list(values), torch.stack(list(values.values()))
+    def _observables(self, network: nn.Module, batch: Batch) -> tuple[list[str], Tensor]:
+        """Names, and values of shape (observables, inputs)."""
+        inputs, targets = batch
+        values = dict(cast(HasObservables, network).observables(inputs))
+        if self.classes:
+            belongs = F.one_hot(targets, network(inputs[:1]).shape[-1]).T.to(next(iter(values.values())).dtype)
+            values |= {f"class_{k}": each for k, each in enumerate(belongs)}
+        return list(values), torch.stack(list(values.values()))
 
 
 def _preactivations(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:

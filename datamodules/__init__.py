@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.base import HasGrid, HasResiduePairs, ReplicaDataModule
+    from datamodules.digits import DigitsDataModule
     from datamodules.ising import IsingDataModule
     from datamodules.modular_arithmetic import ModularArithmeticDataModule
     from datamodules.polygons import PolygonsDataModule
 
 _HOMES = {
+    "DigitsDataModule": "digits",
     "HasGrid": "base",
     "HasResiduePairs": "base",
     "ReplicaDataModule": "base",
@@ -19,6 +21,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "DigitsDataModule",
     "HasGrid",
     "HasResiduePairs",
     "IsingDataModule",

@@ -27,7 +27,7 @@ GROUPS = {
 CHOICES = [f"{'+' * ('/' in group)}{group}={name}" for group, names in GROUPS.items() for name in names]
 TASKS = GROUPS["task"]
 #: The tasks that a network fits, where these are not those on pairs of residues.
-FITTING = {"ising_cnn": ["ising"], "resnet18": ["polygons"]}
+FITTING = {"ising_cnn": ["ising"], "resnet18": ["polygons"], "digit_mlp": ["mnist"]}
 
 
 @pytest.fixture(autouse=True)
@@ -174,9 +174,24 @@ def test_polygons_are_the_papers():
     assert sum(p.numel() for p in network.parameters()) == 11_689_512 - 1000 * 513 + 52 * 513
 
 
+def test_mnist_is_omnigroks_and_the_first_papers():
+    config = composed("task=mnist")
+    expected = {"weight_decay": 0.01, "learning_rate": 1e-3, "batch_size": 200, "loss": "mse"}
+    assert {key: config[key] for key in expected} == expected
+    assert (config["datamodule"]["train_size"], config["network"]["hidden"]) == (1000, [200, 200])
+    assert config["optimizer"]["_target_"] == "lit_grok.optimizers.AdamW"
+    assert config["epochs"] * 5 == 100_000
+    config = composed("experiment=mnist_paper")
+    expected = {"weight_decay": 0.01, "learning_rate": 1e-4, "batch_size": 300, "loss": "cross_entropy"}
+    assert {key: config[key] for key in expected} == expected
+    assert (config["datamodule"]["train_size"], config["network"]["hidden"]) == (500, [70, 35])
+    assert (config["optimizer"]["_target_"], config["network"]["init"]) == ("lit_grok.optimizers.Adam", "xavier_normal")
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_top_level_keys_reach_their_objects(task):
-    size = {"ising": ["side=8"], "polygons": ["symbols=3", "network.classes=17"]}.get(task, ["P=13"])
+    sizes = {"ising": ["side=8"], "polygons": ["symbols=3", "network.classes=17"], "mnist": ["network.classes=12"]}
+    size = sizes.get(task, ["P=13"])
     overrides = ["epochs=7", "warmup_steps=0", "learning_rate=0.5", "batch_size=6", "log_every=3"]
     overrides += ["checkpoint_every=5", "loss=mse", "label_noise=0.5"]
     datamodule, module, found, trainer = assemble(composed(f"task={task}", *size, *overrides))
@@ -189,6 +204,7 @@ def test_top_level_keys_reach_their_objects(task):
     reached = {
         "ising": lambda: datamodule.side == 8,
         "polygons": lambda: datamodule.symbols == 3 and module.classes == 17,
+        "mnist": lambda: module.classes == 12,
     }
     assert reached.get(task, lambda: datamodule.P == module.classes == 13)()
 

@@ -55,7 +55,7 @@ IMPORTED_AS = {
     "wandb-workspaces": "wandb_workspaces",
 }
 PLUGINS = {"hydra-submitit-launcher": "hydra_plugins", "hydra-joblib-launcher": None}  # Hydra finds them by itself
-UNIMPORTED_TOOLS = {"pytest-xdist", "pytest-timeout", "ruff", "mypy", "pytest", "nngeometry"}
+UNIMPORTED_TOOLS = {"pytest-xdist", "pytest-timeout", "ruff", "mypy", "pytest", "nngeometry", "mlxtend"}
 
 
 def imports(*folders):

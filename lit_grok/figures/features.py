@@ -10,6 +10,7 @@ from lit_grok.figures.common import curve, epoch_axis, few, groups, heading, key
 
 _BINS = 15
 _MARKERS = "os^Dv"
+_ACROSS = 5  # panels side by side
 
 
 def correlation_scatter(run: xr.DataTree, branch: str) -> Figure:
@@ -27,10 +28,14 @@ def correlation_scatter(run: xr.DataTree, branch: str) -> Figure:
     results = measured(run, branch)
     names = [str(name) for name in results.observable.values]
     layer = str(results.layer.values[-1])
-    figure = Figure(figsize=(3.0 * len(names) + 0.5, 3.4), layout="constrained")
-    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    across = min(len(names), _ACROSS)
+    down = -(-len(names) // across)
+    figure = Figure(figsize=(3.0 * across + 0.5, 2.6 * down + 0.8), layout="constrained")
+    panels = figure.subplots(down, across, sharey=True, squeeze=False)
     neurons = results.sizes["sample_neuron"]
-    for name, axes in zip(names, panels, strict=True):
+    for axes in panels.flat[len(names) :]:
+        axes.remove()
+    for name, axes in zip(names, panels.flat, strict=False):
         for group in groups(run):
             x, y = [], []
             for r in group.replicas:
@@ -48,7 +53,8 @@ def correlation_scatter(run: xr.DataTree, branch: str) -> Figure:
                     axes.fill_between(centres, quantiles[0], quantiles[2], color=group.colour, alpha=0.15, linewidth=0)
         axes.set(xlabel=_spoken(name))
         axes.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
-    panels[0].set_ylabel(f"{layer} pre-activation, standardised")
+    for axes in panels[:, 0]:
+        axes.set_ylabel(f"{layer} pre-activation,\nstandardised")
     legend(figure, key(run))
     figure.suptitle(heading(run, "median, 16 % to 84 %" if few(run) else "median"), fontsize="medium")
     return figure
@@ -83,7 +89,7 @@ def correlation_layers(run: xr.DataTree, branch: str) -> Figure:
                     continue
                 x, at = x[known], at[:, known]
                 mean, low, high = np.nanmean(at, 0), np.nanmin(at, 0), np.nanmax(at, 0)
-                marker = _MARKERS[i % len(_MARKERS)]
+                marker = _marker(name, i)
                 style = {"color": group.colour, "marker": marker, "markersize": 4, "linestyle": "", "linewidth": 1}
                 axes.errorbar(x, mean, [mean - low, high - mean], **style)
                 handles.append(Line2D([], [], color="0.3", linestyle="", marker=marker, label=_spoken(name)))
@@ -105,23 +111,31 @@ def correlation_development(run: xr.DataTree, branch: str, quantity: str = "corr
         quantity: ``correlation``, or ``neuron_share`` or ``activation_share`` of those that follow the observable most.
 
     Returns:
-        The figure, with a row for each layer and a column for each observable; the accuracies are in that of the run.
+        The figure, with a row for each layer and a column for each observable, of many of them a few such blocks; the
+        accuracies are in that of the run.
     """
     results = measured(run, branch)
     layers, names = (list(results[dim].values) for dim in ("layer", "observable"))
-    size = 2.7 * len(names) + 0.8, 1.6 * len(layers) + 0.9
+    across = min(len(names), _ACROSS)
+    blocks = [names[i : i + across] for i in range(0, len(names), across)]
+    size = 2.7 * across + 0.8, 1.6 * len(layers) * len(blocks) + 0.9
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(layers), len(names), sharex=True, sharey=True, squeeze=False)
-    for layer, row in zip(layers, panels, strict=True):
-        for name, axes in zip(names, row, strict=True):
+    panels = figure.subplots(len(layers) * len(blocks), across, sharex=True, sharey=True, squeeze=False)
+    spoken, drawn = results[quantity].attrs.get("long_name", quantity), []
+    for i, (block, layer) in enumerate((block, layer) for block in blocks for layer in layers):
+        for name, axes in zip(block, panels[i], strict=False):
             curve(axes, run, results[quantity].sel(layer=layer, observable=name))
-        spoken = results[quantity].attrs.get("long_name", quantity)
-        row[0].set(ylabel=f"{layer}:\n{spoken}", ylim=(-0.03, 1.03))
-    for name, top, bottom in zip(names, panels[0], panels[-1], strict=True):
-        top.set_title(_spoken(str(name)), fontsize="medium")
-        bottom.set_xlabel("epoch")
-    handles = key(run) + plateaus(list(panels.flat), run)
-    epoch_axis(list(panels.flat), results.epoch.values)
+            drawn.append(axes)
+            if layer == layers[0]:
+                axes.set_title(_spoken(str(name)), fontsize="medium")
+            if layer == layers[-1]:
+                axes.set_xlabel("epoch")
+                axes.tick_params(labelbottom=True)
+        panels[i, 0].set(ylabel=f"{layer}:\n{spoken}", ylim=(-0.03, 1.03))
+        for axes in panels[i, len(block) :]:
+            axes.remove()
+    handles = key(run) + plateaus(drawn, run)
+    epoch_axis(drawn, results.epoch.values)
     legend(figure, handles)
     figure.align_ylabels(panels[:, 0])
     figure.suptitle(heading(run), fontsize="medium")
@@ -137,6 +151,15 @@ def _binned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     inside = [(x >= part[0]) & (x <= part[-1]) for part in parts]
     quantiles = np.array([np.quantile(y[chosen], [0.16, 0.5, 0.84]) for chosen in inside])
     return np.array([x[chosen].mean() for chosen in inside]), quantiles.T
+
+
+def _marker(observable: str, number: int) -> str:
+    """That of a class is its number."""
+    return (
+        f"${observable.removeprefix('class_')}$"
+        if observable.startswith("class_")
+        else _MARKERS[number % len(_MARKERS)]
+    )
 
 
 def _spoken(observable: str) -> str:

@@ -44,6 +44,22 @@ def test_summaries_of_a_layer_by_hand(batch):
     assert probe.constant_neurons == 2
 
 
+def test_a_class_is_an_observable_too(batch):
+    class Knows(Probes):
+        """Its neuron x follows class 1, which is where x is 1, exactly, and class 0 with the other sign."""
+
+        def forward(self, inputs):
+            return torch.zeros(len(inputs), 3)
+
+    inputs, targets = batch[0], (batch[0][:, 0] > 0).long()
+    arrays = FeatureCorrelationCallback(classes=True).measure_final(Knows(), (inputs, targets))
+    r = arrays["neuron_correlation"].sel(layer="probe")
+    assert r.observable.values.tolist() == ["x", "y", "class_0", "class_1", "class_2"]
+    np.testing.assert_allclose(r.sel(observable="class_1")[:3], [1, -1, 0], atol=1e-6)
+    np.testing.assert_allclose(r.sel(observable="class_0")[:3], [-1, 1, 0], atol=1e-6)
+    np.testing.assert_array_equal(np.nan_to_num(r.sel(observable="class_2")), 0)
+
+
 def test_neurons_at_the_end(batch):
     arrays = FeatureCorrelationCallback(sample=2).measure_final(Probes(), batch)
     assert arrays["neuron_correlation"].dims == ("layer", "observable", "neuron")

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from lit_grok.measures.weights import HasNeurons
 from lit_grok.networks import (
+    DigitMLP,
     EmbeddingMLP,
     HasFourierWeights,
     HasObservables,
@@ -552,3 +553,49 @@ def test_groups_of_channels():
 def test_impossible_residual_networks_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ResNet18(**{"classes": 5, **options})
+
+
+DIGITS = [{}, {"hidden": [70, 35], "init": "xavier_normal"}, {"side": 5, "hidden": [4], "classes": 3}]
+
+
+@pytest.mark.parametrize("shape", DIGITS, ids=str)
+def test_the_perceptron_of_digits_written_out(shape):
+    network = shaken(DigitMLP(**shape)).double()
+    images = torch.rand(6, network.side, network.side, dtype=torch.double)
+    x = images.reshape(6, -1)
+    for layer in network.hidden:
+        x = (x @ layer.weight.T + layer.bias).clamp(min=0)
+    torch.testing.assert_close(network.penultimate(images), x)
+    torch.testing.assert_close(network(images), x @ network.output.weight.T + network.output.bias)
+    assert [v.shape[1] for v in network.preactivations(images).values()] == shape.get("hidden", [200, 200])
+    networks = [shaken(DigitMLP(**shape)).double() for _ in range(3)]
+    parameters = {n: torch.stack([k.get_parameter(n) for k in networks]) for n, _ in network.named_parameters()}
+    together = network.forward_stack(parameters, images.expand(3, *images.shape))
+    torch.testing.assert_close(together, torch.stack([each(images) for each in networks]))
+
+
+def test_how_the_perceptron_of_digits_starts():
+    torch.manual_seed(0)
+    assert size(DigitMLP()) == 784 * 200 + 200 + 200 * 200 + 200 + 200 * 10 + 10
+    network = DigitMLP(hidden=[70, 35], init="xavier_normal")
+    for layer, (i, o) in zip((*network.hidden, network.output), ((784, 70), (70, 35), (35, 10)), strict=True):
+        assert not layer.bias.any()
+        assert layer.weight.std().item() == pytest.approx((2 / (i + o)) ** 0.5, rel=6 / (2 * i * o) ** 0.5)
+    with pytest.raises(ValueError, match="init=orthogonal: unknown; allowed: default, xavier_normal"):
+        DigitMLP(init="orthogonal")
+    with pytest.raises(ValueError, match=r"hidden=\[\]"):
+        DigitMLP(hidden=[])
+
+
+def test_observables_of_a_stroke():
+    images = torch.zeros(5, 28, 28)
+    images[0, 4:24, 13] = 1  # upright
+    images[1, 14, 4:24] = 0.5  # lying
+    images[2, range(4, 24), range(23, 3, -1)] = 1  # /
+    images[3, range(4, 24), range(4, 24)] = 1  # \\
+    found = DigitMLP.observables(images)
+    spread = (399 / 12) ** 0.5  # of 20 equally spaced places
+    assert found["ink"].tolist() == pytest.approx([20 / 784, 10 / 784, 20 / 784, 20 / 784, 0])
+    assert found["width"].tolist() == pytest.approx([0, spread, spread, spread, 0], abs=1e-6)
+    assert found["height"].tolist() == pytest.approx([spread, 0, spread, spread, 0], abs=1e-6)
+    assert found["slant"].tolist() == pytest.approx([0, 0, 1, -1, 0], abs=1e-6)
