@@ -33,6 +33,17 @@ def _cnn(weights: dict, spins: jnp.ndarray) -> jnp.ndarray:
     return x @ weights["fc2.weight"].T + weights["fc2.bias"]
 
 
+def _digits(weights: dict, images: jnp.ndarray) -> jnp.ndarray:
+    """`lit_grok.networks.DigitMLP` with two hidden layers."""
+    x = images.reshape(len(images), -1)
+    for layer in ("hidden.0", "hidden.1"):
+        x = jax.nn.relu(x @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"])
+    return x @ weights["output.weight"].T + weights["output.bias"]
+
+
+_FORWARD = {"mod_add": _perceptron, "ising": _cnn, "mnist": _digits}
+
+
 def loop(config: dict, networks: list[torch.nn.Module], splits: dict, epochs: int) -> Callable[[], float]:
     """A training of these networks on these splits.
 
@@ -45,7 +56,7 @@ def loop(config: dict, networks: list[torch.nn.Module], splits: dict, epochs: in
     Returns:
         A function that trains and returns the milliseconds per epoch.
     """
-    forward = _perceptron if config["task"] == "mod_add" else _cnn
+    forward = _FORWARD[config["task"]]
     names = [name for name, _ in networks[0].named_parameters()]
     start = {name: jnp.stack([jnp.asarray(n.get_parameter(name).detach().numpy()) for n in networks]) for name in names}
     if forward is _perceptron:
@@ -54,15 +65,22 @@ def loop(config: dict, networks: list[torch.nn.Module], splits: dict, epochs: in
         name: tuple(jnp.asarray(t.numpy()) for t in (x if forward is _perceptron else x.float(), y))
         for name, (x, y) in splits.items()
     }
-    optimizer = optax.chain(
-        optax.add_decayed_weights(float(config["weight_decay"])), optax.adam(float(config["learning_rate"]))
-    )
+    rate, decay = float(config["learning_rate"]), float(config["weight_decay"])
+    if config["optimizer"]["_target_"].endswith("AdamW"):
+        optimizer = optax.adamw(rate, weight_decay=decay)
+    else:
+        optimizer = optax.chain(optax.add_decayed_weights(decay), optax.adam(rate))
     size, batch = data["train"][1].shape[1], int(config["batch_size"])
     batch = min(batch, size)
     full = size // batch * batch
 
+    def losses(logits, targets):
+        if config["loss"] == "mse":
+            return jnp.square(logits - jax.nn.one_hot(targets, logits.shape[1])).mean(1)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
     def loss(weights, inputs, targets):
-        return optax.softmax_cross_entropy_with_integer_labels(forward(weights, inputs), targets).mean()
+        return losses(forward(weights, inputs), targets).mean()
 
     def step(state, examples):
         weights, moments = state
@@ -76,8 +94,7 @@ def loop(config: dict, networks: list[torch.nn.Module], splits: dict, epochs: in
 
     def evaluate(weights, inputs, targets):
         logits = forward(weights, inputs)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        return losses.mean(), (logits.argmax(1) == targets).mean()
+        return losses(logits, targets).mean(), (logits.argmax(1) == targets).mean()
 
     def some_epochs(state, train, test):  # as many as there are between two evaluations
         state, _ = jax.lax.scan(lambda s, _: (epoch(s, train), None), state, None, length=config["log_every"])
