@@ -13,6 +13,10 @@ TASKS = {
         *("task=prime", "P=37", "train_fraction=0.8", "epochs=6", "d_model=16", "layers=2", "network.d_mlp=32"),
         *FEW,
     ),
+    "mnist": (
+        *("task=mnist", "network.hidden=[20,10]", "datamodule.train_size=100", "datamodule.test_size=300", "epochs=10"),
+        *("batch_size=30", "log_every=5", "callbacks.fim_trajectory.every=5", *FEW),
+    ),
     "ising": (
         *("task=ising", "side=8", "datamodule.snapshots=20", "datamodule.steps=3000", "datamodule.train_size=100"),
         *("datamodule.test_size=200", "epochs=60", "log_every=20", "callbacks.fim_trajectory.every=20", *FEW),

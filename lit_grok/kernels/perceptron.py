@@ -61,6 +61,24 @@ def modular_steps(layers: np.ndarray, squared: bool) -> CompiledSteps:
     return CompiledSteps(prepare, *(partial(step, layers, squared) for step in (_gradient, _train, _evaluate)))
 
 
+def dense_steps(layers: np.ndarray, squared: bool) -> CompiledSteps:
+    """The steps of a perceptron whose inputs are arrays of numbers, flattened to the first layer's n_in.
+
+    Args:
+        layers: Of `layer_table`.
+        squared: Squared error instead of cross entropy.
+    """
+
+    def prepare(inputs: Tensor) -> np.ndarray | None:
+        flat = inputs.flatten(1)
+        fits = flat.dtype == torch.float32 and flat.shape[1] == layers[0, 0]
+        return flat.contiguous().numpy() if fits else None
+
+    return CompiledSteps(
+        prepare, *(partial(step, layers, squared) for step in (_dense_gradient, _dense_train, _dense_evaluate))
+    )
+
+
 def residues(pairs: Tensor, P: int) -> None:
     """Refuse pairs of anything but residues: compiled loops, and a flattened table, would read what is beside it.
 
@@ -217,3 +235,43 @@ def _evaluate(layers, squared, theta, pairs, targets):
         loss += more
         hits += right
     return loss / len(pairs), hits / len(pairs)
+
+
+@inlined
+def _dense_step(layers, squared, theta, grad, inputs, targets):
+    B = len(inputs)
+    hidden = np.empty(B * hidden_units(layers, 0), np.float32)
+    logits = np.empty((B, layers[-1, 1]), np.float32)
+    room = np.empty(2 * B * layers[:, 1].max(), np.float32)
+    forward(theta, layers, 0, inputs, hidden, logits)
+    loss = loss_gradient(logits, targets, squared)
+    backward(theta, grad, layers, 0, inputs, hidden, logits, room, inputs[:0])
+    return loss
+
+
+@compiled
+def _dense_gradient(layers, squared, theta, grad, inputs, targets):
+    return _dense_step(layers, squared, theta, grad, inputs, targets)
+
+
+@compiled
+def _dense_train(layers, squared, theta, grad, kind, first, second, done, hyper, inputs, targets, batch_size):
+    for start in range(0, len(inputs), batch_size):
+        part, labels = inputs[start : start + batch_size], targets[start : start + batch_size]
+        _dense_step(layers, squared, theta, grad, part, labels)
+        done += 1
+        update(theta, grad, kind, first, second, done, hyper)
+
+
+@compiled
+def _dense_evaluate(layers, squared, theta, inputs, targets):
+    hidden = np.empty(_CHUNK * hidden_units(layers, 0), np.float32)
+    logits = np.empty((_CHUNK, layers[-1, 1]), np.float32)
+    loss, hits = 0.0, 0
+    for start in range(0, len(inputs), _CHUNK):
+        part, labels = inputs[start : start + _CHUNK], targets[start : start + _CHUNK]
+        forward(theta, layers, 0, part, hidden, logits[: len(part)])
+        more, right = loss_and_hits(logits[: len(part)], labels, squared)
+        loss += more
+        hits += right
+    return loss / len(inputs), hits / len(inputs)

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_grok.kernels.compiled import CompiledSteps
+from lit_grok.kernels.perceptron import dense_steps, layer_table
 from lit_grok.networks.parameters import affine
 
 Init = Literal["default", "xavier_normal"]
@@ -81,6 +83,13 @@ class DigitMLP(nn.Module):
         for i in range(len(self.hidden)):
             x = F.relu(affine(x, parameters, f"hidden.{i}"))
         return affine(x, parameters, "output")
+
+    column_major = ()
+
+    def compiled_steps(self, offsets: Mapping[str, int], squared: bool) -> CompiledSteps:
+        """Its training step for the CPU."""
+        hidden = {f"hidden.{i}": cast(nn.Linear, layer) for i, layer in enumerate(self.hidden)}
+        return dense_steps(layer_table(hidden | {"output": self.output}, offsets), squared)
 
     def neurons(self) -> dict[str, str]:
         """Weights that enter the neurons of each hidden layer, and leave them."""

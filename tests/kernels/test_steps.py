@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from lit_grok import optimizers
-from lit_grok.networks import IsingCNN, ModularMLP
+from lit_grok.networks import DigitMLP, IsingCNN, ModularMLP
 from lit_grok.replicas import ReplicaStack
 
 NETWORKS = {
     "mlp": lambda: ModularMLP(7, [9]),
     "deep mlp": lambda: ModularMLP(7, [9, 20, 6]),
     "wide mlp": lambda: ModularMLP(23, [130]),
+    "digits": lambda: DigitMLP(5, [9], 3),
+    "deep digits": lambda: DigitMLP(6, [9, 20, 6], 10),
     "ising": lambda: IsingCNN(8),
     "ising 12": lambda: IsingCNN(12),
 }
@@ -25,6 +27,9 @@ def examples(network, size, seed=0):
     generator = torch.Generator().manual_seed(seed)
     if isinstance(network, ModularMLP):
         return torch.randint(network.P, (size, 2), generator=generator), torch.randint(network.P, (size,))
+    if isinstance(network, DigitMLP):
+        images = torch.rand(size, network.side, network.side, generator=generator)
+        return images, torch.randint(network.output.out_features, (size,), generator=generator)
     spins = 2 * torch.randint(2, (size, network.side, network.side), generator=generator) - 1
     return spins.to(torch.int8), torch.randint(2, (size,), generator=generator)
 
@@ -73,7 +78,7 @@ def test_loss_gradient_and_accuracy_are_exact(name, size, squared):
     assert found == pytest.approx((loss, accuracy), rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["deep mlp", "ising"])
+@pytest.mark.parametrize("name", ["deep mlp", "deep digits", "ising"])
 def test_an_epoch_is_as_many_steps_as_there_are_batches_the_last_one_shorter(name):
     stack = stack_of(name)
     slow = copy.deepcopy(stack)
@@ -135,6 +140,13 @@ def test_a_network_that_is_not_finite_says_so(name):
     loss, accuracy = steps.evaluate(stack.flat.detach().numpy()[0], steps.prepare(inputs), targets.numpy())
     assert np.isnan(loss)
     assert accuracy == 0
+
+
+def test_images_of_another_size_or_precision_are_left_to_pytorch():
+    steps = stack_of("digits").compiled_steps(False)
+    assert steps.prepare(torch.rand(4, 5, 5)).shape == (4, 25)
+    assert steps.prepare(torch.rand(4, 6, 6)) is None
+    assert steps.prepare(torch.rand(4, 5, 5).double()) is None
 
 
 @pytest.mark.parametrize("residue", [-1, 7, 2**40])
