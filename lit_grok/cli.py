@@ -465,9 +465,15 @@ class _Console(logging.Handler):
 
 
 def provenance(config: Mapping[str, Any]) -> dict[str, str]:
-    """What the results say of the run: task, a title with the task's own keys, versions, and the command line."""
+    """What the results say of the run: task, title, versions, and the command line.
+
+    The title names the first of the task's own keys, its size, and whatever else of them is not as usual.
+    """
     others = {key: value for key, value in config.items() if key not in schema.Keys.__annotations__}
     own = [key for key, value in others.items() if not isinstance(value, dict | NoneType | bool) and value != "none"]
+    usual = _usual(config["task"])
+    own.sort(key=lambda key: list(usual).index(key) if key in usual else len(usual))
+    own = own[:1] + [key for key in own[1:] if key not in usual or usual[key] != config[key]]
     packages = ("lit_grok", "torch", "lightning", "numpy", "numba")
     return {
         "task": config["task"],
@@ -476,6 +482,15 @@ def provenance(config: Mapping[str, Any]) -> dict[str, str]:
         "matmul_precision": config["trainer"].get("matmul_precision", "highest"),
         "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
+
+
+def _usual(task: str) -> dict[str, Any]:
+    """What the files of a task, first, and of the networks set at the top level; a task of the user's own has none."""
+    found: dict[str, Any] = {}
+    for file in (CONFIG_DIR / "task" / f"{task}.yaml", *sorted((CONFIG_DIR / "network").glob("*.yaml"))):
+        if file.exists():
+            found |= {key: value for key, value in yaml.safe_load(file.read_text()).items() if key not in found}
+    return found
 
 
 def _version(package: str) -> str:

@@ -209,6 +209,24 @@ def test_top_level_keys_reach_their_objects(task):
     assert reached.get(task, lambda: datamodule.P == module.classes == 13)()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "title"),
+    [
+        (["task=ising"], "ising, side = 16"),
+        (["task=mod_add", "P=59", "init_scale=[1,10]", "epochs=5"], "mod_add, P = 59"),
+        (["task=mod_add", "operation=multiply"], "mod_add, P = 113, operation = multiply"),
+        (
+            ["task=prime", "layers=2", "hole=strip", "hole_size=40"],
+            "prime, P = 97, hole = strip, hole_size = 40, layers = 2",
+        ),
+        (["task=prime"], "prime, P = 97"),
+        (["task=mnist", "learning_rate=0.1"], "mnist"),
+    ],
+)
+def test_a_title_names_the_size_and_what_is_not_as_usual(overrides, title):
+    assert cli.provenance(composed(*overrides))["title"] == title
+
+
 def test_nothing_is_written_while_composing(tmp_path):
     for task in TASKS:
         assemble(composed(f"task={task}"))
