@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lit_grok.figures.grokking import curves
+from lit_grok.figures.phases import has_phases, phase_diagram
 
 log = logging.getLogger("lit_grok")
 
@@ -46,8 +47,11 @@ class GrokTimeCallback(L.Callback):
                 self._announce(pl_module, int(r), epoch)
 
     def draw(self, run: xr.DataTree) -> Mapping[str, Figure]:
-        """Accuracy and loss, with the grokking plateau."""
-        return {"": curves(run)}
+        """Accuracy and loss, with the grokking plateau, and of a grid of init_scales and weight decays the phases."""
+        figures = {"": curves(run)}
+        if has_phases(run):
+            figures["phases"] = phase_diagram(run)
+        return figures
 
     def state_dict(self) -> dict[str, Any]:
         """Which replicas were announced."""

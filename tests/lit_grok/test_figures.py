@@ -6,12 +6,14 @@ from itertools import pairwise
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from lit_grok.figures import chains, features, fourier, geometry, grokking, pruning, similarity, weights
 from lit_grok.figures.common import draw_group, epoch_axis, groups, heading, log_axis, rows
+from lit_grok.figures.phases import COLOURS, has_phases, phase_diagram
 from tests.lit_grok.synthetic import plausible, tree
 
 FIGURES = {
@@ -311,3 +313,34 @@ def test_a_replica_that_diverged_has_no_number_of_dead_neurons():
 def test_what_several_runs_vary_is_told_apart():
     run = tree(scales=(1.0,), seeds=2, decays=(1e-4, 1.0000001e-4))
     assert [group.label for group in groups(run)] == ["weight decay 0.0001", "weight decay 0.00010000001"]
+
+
+def test_phases_are_the_majority_of_the_seeds():
+    run = tree(scales=(0.1, 1.0, 10.0), seeds=3, decays=(1e-5, 1e-3))
+    assert has_phases(run)
+    status = np.where(run.init_scale == 10, "grokked", "steady").astype(object)
+    cell = np.flatnonzero((run.init_scale == 0.1) & (run.weight_decay == 1e-3))
+    status[cell[:2]] = "collapsed"
+    run["status"] = run.status.copy(data=status.astype(str))
+    figure = phase_diagram(run)
+    axes = figure.axes[0]
+    (image,) = axes.images
+    seen = [[to_hex(colour) for colour in row] for row in image.get_array()]  # from the smallest weight decay up
+    assert seen == [
+        [COLOURS["steady"], COLOURS["steady"], COLOURS["grokked"]],
+        [COLOURS["collapsed"], COLOURS["steady"], COLOURS["grokked"]],
+    ]
+    assert [(text.get_position(), text.get_text()) for text in axes.texts] == [((0, 1), "2/3")]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.1", "1", "10"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["1e-05", "0.001"]
+    delay = figure.axes[1].images[0].get_array()
+    assert delay[:, 1:].tolist() == [[2.5, 25.0], [2.5, 25.0]]  # t_train 2, t_test 5 and 50
+
+
+def test_no_phases_without_a_grid():
+    assert not has_phases(tree(scales=(0.1, 1.0, 10.0)))
+    assert not has_phases(tree(scales=(1.0, 10.0), decays=(1e-5, 1e-3)))
+    run = tree(scales=(0.1, 1.0, 10.0), seeds=1, decays=(1e-5, 1e-3))
+    assert has_phases(run)
+    part = xr.DataTree(run.to_dataset().isel(replica=[0, 1, 2, 3, 4]))
+    assert not has_phases(part)  # a cell is empty

@@ -1,0 +1,119 @@
+"""The phase diagram over initial scales and weight decays: where a network groks, learns steadily, or does neither."""
+
+from collections import Counter
+from copy import copy
+
+import matplotlib
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from lit_grok.figures.common import has, heading, legend, measured
+
+#: From what learns to what does not; colours that are told apart without red and green.
+COLOURS = {
+    "grokked": "#4a3a94",
+    "steady": "#e8a33d",
+    "memorised": "#9fb8d9",
+    "undertrained": "#c9c9c9",
+    "collapsed": "#5f5f5f",
+    "diverged": "#b04a5a",
+}
+#: What is mapped beside the status where it was measured, and how; None: by decades where it spans any.
+_QUANTITIES = {
+    "evaluation/test_accuracy": ("test accuracy", Normalize(0, 1)),
+    "pruning/final_compressibility": ("compressibility $C$", None),
+    "ipr/mean_ipr": ("mean IPR", Normalize(0)),
+}
+_DECADE = 5  # a range so wide is mapped by its logarithm
+_WIDTH, _HEIGHT = 0.42, 0.32  # inches of a cell
+
+
+def has_phases(run: xr.DataTree) -> bool:
+    """Whether the run has at least three init_scales and two weight decays, each with each."""
+    scales, decays = _axes(run)
+    full = all(cell.size for row in _cells(run) for cell in row)
+    return len(scales) >= 3 and len(decays) >= 2 and full
+
+
+def phase_diagram(run: xr.DataTree) -> Figure:
+    """Status, t_test / t_train and what was measured at the end, for each init_scale and weight decay.
+
+    Args:
+        run: What ``open_run`` gives, with the replicas of a whole grid (`has_phases`).
+
+    Returns:
+        The figure. A cell has the status of most of its seeds, with their number where they are not unanimous, and
+        the median of those that learned; of the test accuracy and C the median of all.
+    """
+    scales, decays = _axes(run)
+    cells = _cells(run)
+    root = measured(run, "/")
+    delay = (root.t_test / root.t_train.clip(min=1)).values
+    quantities: dict[str, tuple[np.ndarray, Normalize | None]] = {"$t_{\\rm test}$ / $t_{\\rm train}$": (delay, None)}
+    for path, (name, norm) in _QUANTITIES.items():
+        branch, _, variable = path.partition("/")
+        if has(run, branch, variable):
+            quantities[name] = _last(measured(run, branch)[variable]), norm
+    figure = Figure(
+        figsize=((_WIDTH * len(scales) + 1.1) * (1 + len(quantities)) + 0.6, _HEIGHT * len(decays) + 1.7),
+        layout="constrained",
+    )
+    panels = figure.subplots(1, 1 + len(quantities), sharey=True)
+    _statuses(panels[0], root.status.values, cells)
+    for axes, (name, (values, norm)) in zip(panels[1:], quantities.items(), strict=True):
+        table = np.array([[_median(values[cell]) for cell in row] for row in cells])
+        known = table[np.isfinite(table)]
+        decades = known.size and known.min() > 0 and known.max() > _DECADE * known.min()
+        norm = copy(norm) or (LogNorm() if decades else Normalize())
+        image = axes.imshow(table, origin="lower", aspect="auto", cmap="viridis", norm=norm, interpolation="nearest")
+        axes.set_title(name, fontsize="medium")
+        figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+    for axes in panels:
+        axes.set_xticks(range(len(scales)), [f"{scale:g}" for scale in scales], rotation=90, fontsize="small")
+        axes.set_yticks(range(len(decays)), [f"{decay:g}" for decay in decays], fontsize="small")
+        axes.set_xlabel("init_scale")
+    panels[0].set_ylabel("weight decay")
+    there = set(root.status.values.tolist())
+    legend(figure, [Patch(color=colour, label=name) for name, colour in COLOURS.items() if name in there])
+    figure.suptitle(heading(run, "most frequent status, medians"), fontsize="medium")
+    return figure
+
+
+def _axes(run: xr.DataTree) -> tuple[np.ndarray, np.ndarray]:
+    scales, decays = (np.unique(np.atleast_1d(run.coords[name].values)) for name in ("init_scale", "weight_decay"))
+    return scales, decays
+
+
+def _cells(run: xr.DataTree) -> list[list[np.ndarray]]:
+    """The replicas of each cell, by weight decay and init_scale."""
+    scales, decays = (np.atleast_1d(run.coords[name].values) for name in ("init_scale", "weight_decay"))
+    return [[np.flatnonzero((scales == s) & (decays == d)) for s in np.unique(scales)] for d in np.unique(decays)]
+
+
+def _last(array: xr.DataArray) -> np.ndarray:
+    """The last number of every replica's curve, or the number that it has."""
+    values = array.transpose("replica", ...).values
+    if "epoch" not in array.dims:
+        return values
+    return np.array([curve[np.isfinite(curve)][-1] if np.isfinite(curve).any() else np.nan for curve in values])
+
+
+def _median(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else np.nan
+
+
+def _statuses(axes: Axes, status: np.ndarray, cells: list[list[np.ndarray]]) -> None:
+    image = np.ones((len(cells), len(cells[0]), 4))
+    for y, row in enumerate(cells):
+        for x, cell in enumerate(row):
+            name, count = Counter(status[cell].tolist()).most_common(1)[0]
+            image[y, x] = matplotlib.colors.to_rgba(COLOURS[name])
+            if count < len(cell):
+                axes.text(x, y, f"{count}/{len(cell)}", ha="center", va="center", fontsize="x-small", color="w")
+    axes.imshow(image, origin="lower", aspect="auto", interpolation="nearest")
+    axes.set_title("status", fontsize="medium")
