@@ -7,10 +7,10 @@ table, which cannot be understood, tells false alarms.
 Direction and threshold of a measure are found on the other seeds: those that tell best the epochs from which
 understanding is at most `HORIZON` epochs away from all others (Youden's J). A seed's numbers are then
 
-- ρ, Spearman's correlation with the test loss, its absolute value, mean over the settings that it understands,
+- ρ, Spearman's correlation with the test loss, its absolute value, mean over the settings that are understood,
 - AUROC, the probability that the measure, in that direction, ranks an epoch with understanding at most `HORIZON` epochs
   away above one with it further away, or never; over the epochs of all settings, so that time alone does not suffice,
-- lead, how many epochs before understanding the threshold is first crossed, mean over the settings that it understands;
+- lead, how many epochs before understanding the threshold is first crossed, mean over the settings that are understood;
   none where it is not crossed by then, or more than `HORIZON` epochs too early, and
 - false alarms, the share of settings in which it is crossed that early, or for nothing.
 """
@@ -31,6 +31,7 @@ from studies.study import Study
 #: "Soon" is within so many epochs.
 HORIZON = 1000
 _UNDERSTOOD = 0.9
+_TOLD = ("rho", "auroc", "lead", "false_alarms")
 LOSS, TRAIN, ACCURACY = "evaluation/test_loss", "evaluation/train_accuracy", "coverage/accuracy"
 
 
@@ -168,7 +169,7 @@ def forecast(watches: Mapping[str, Mapping[int, Watch]], seed: int) -> dict[str,
         for one in own
         if np.isfinite(one.understood) and len(one.values) >= 5
     ]
-    found = {"rho": float(np.mean(rho)) if rho else np.nan, "auroc": np.nan, "lead": np.nan, "false_alarms": np.nan}
+    found = dict.fromkeys(_TOLD, np.nan) | {"rho": float(np.mean(rho)) if rho else np.nan}
     if not (own and others):
         return found
     values, soon = (np.concatenate([getattr(one, name) for one in others]) for name in ("values", "soon"))
@@ -207,9 +208,6 @@ def statistics(results: Results, measure: str) -> xr.Dataset:
     seeds = sorted({seed for by_seed in watches.values() for seed in by_seed})
     found = [forecast(watches, seed) for seed in seeds]
     return xr.Dataset({name: ("seed", [one[name] for one in found]) for name in _TOLD}, {"seed": seeds})
-
-
-_TOLD = ("rho", "auroc", "lead", "false_alarms")
 
 
 def draw(results: Results) -> Mapping[str, Figure]:
