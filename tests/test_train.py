@@ -26,7 +26,7 @@ def summary(run):
 # Bad input: exit code 2, one line, nothing left behind
 
 BAD = [
-    ("task=nope", "task=nope: unknown; allowed: ising, mod_add"),
+    ("task=nope", "task=nope: unknown; allowed: ising, mnist, mod_add, "),
     ("init_scal=3", "init_scal: no such key (did you mean init_scale?); allowed: init_scale, seed, "),
     (
         "datamodule.shufle=true",
