@@ -92,6 +92,7 @@ def test_files_of_mnist(folder):
         ("t10k-images-idx3-ubyte.gz", gzip.compress(idx(np.zeros((12, 28, 28), np.uint8)))[:-9], "28 × 28 pixels"),
         ("t10k-images-idx3-ubyte.gz", gzip.compress(idx(np.zeros((12, 8, 8), np.uint8))), "another header"),
     ],
+    ids=["missing", "empty", "short", "table", "fewer", "no gzip", "short gzip", "small"],
 )
 def test_damaged_files_are_named(folder, name, content, message):
     path = folder[0]
