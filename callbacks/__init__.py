@@ -16,6 +16,7 @@ from callbacks.progress_measures import ProgressMeasuresCallback
 from callbacks.pruning import PruningCallback
 from callbacks.representation_uniformity import RepresentationUniformityCallback
 from callbacks.similarity import SimilarityCallback
+from callbacks.superposition import SuperpositionCallback
 from callbacks.weight_statistics import WeightStatisticsCallback
 
 __all__ = [
@@ -36,5 +37,6 @@ __all__ = [
     "PruningCallback",
     "RepresentationUniformityCallback",
     "SimilarityCallback",
+    "SuperpositionCallback",
     "WeightStatisticsCallback",
 ]
