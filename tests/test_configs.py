@@ -26,7 +26,9 @@ GROUPS = {
 # A group within a group (callbacks/extra) is added to what there is.
 CHOICES = [f"{'+' * ('/' in group)}{group}={name}" for group, names in GROUPS.items() for name in names]
 TASKS = GROUPS["task"]
-#: The tasks that a network fits, where these are not those on pairs of residues.
+#: What belongs to the tasks on pairs of residues alone.
+ON_RESIDUES = ["mod_add", "prime"]
+#: The tasks that a network fits, where these are others.
 FITTING = {"ising_cnn": ["ising"], "resnet18": ["polygons"], "digit_mlp": ["mnist"]}
 
 
@@ -71,8 +73,8 @@ def with_task(choice):
     if group == "experiment":
         return [[choice]]
     if group == "network":
-        return [[f"task={task}", choice] for task in FITTING.get(name, ["mod_add", "prime"])]
-    return [[f"task={task}", choice] for task in TASKS]
+        return [[f"task={task}", choice] for task in FITTING.get(name, ON_RESIDUES)]
+    return [[f"task={task}", choice] for task in (ON_RESIDUES if name == "superposition" else TASKS)]
 
 
 @pytest.mark.parametrize("overrides", [o for choice in CHOICES for o in with_task(choice)], ids=" ".join)

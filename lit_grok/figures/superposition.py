@@ -4,6 +4,7 @@ from itertools import zip_longest
 
 import numpy as np
 import xarray as xr
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -34,7 +35,9 @@ def feature_maps(run: xr.DataTree, branch: str) -> Figure:
     ranks = np.arange(1, counts.shape[1] + 1)
     for r, axes in zip(chosen, panels, strict=True):
         edges = np.arange(len(ranks) + 1) + 0.5
-        image = axes.pcolormesh(edges, edges, overlaps[r][np.ix_(order[r], order[r])], cmap="magma_r", vmin=0, vmax=1)
+        image = axes.pcolormesh(
+            edges, edges, overlaps[r][np.ix_(order[r], order[r])], cmap="magma_r", norm=PowerNorm(0.5, 0, 1)
+        )
         axes.set(aspect="equal", xlabel="frequency, by its neurons")
         axes.invert_yaxis()
         scale, decay, seed = (run.coords[name].values[r] for name in ("init_scale", "weight_decay", "seed"))
