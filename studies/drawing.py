@@ -39,7 +39,7 @@ def against_scale(
     handles = []
     for axes, (path, name) in zip(panels, quantities.items(), strict=False):
         for i, (label, tree) in enumerate(trees.items()):
-            array = end(tree, path, **labels)
+            array = _end(tree, path, labels)
             scales, values = array.init_scale.values, array.transpose("init_scale", "seed").values
             colour = f"C{i}" if len(trees) > 1 else "0.2"
             for seed in range(values.shape[1]):
@@ -85,7 +85,7 @@ def scatter(tree: xr.DataTree, pairs: Sequence[tuple[str, str, str, str]], colum
 
 def scatter_panel(axes: Axes, tree: xr.DataTree, x: str, y: str, **labels: str) -> None:
     """One quantity against another, on axes of one's own."""
-    both = [end(tree, path, **{k: v for k, v in labels.items() if _has(tree, path, k)}) for path in (x, y)]
+    both = [_end(tree, path, labels) for path in (x, y)]
     for group in groups(tree):
         scale = np.atleast_1d(tree.coords["init_scale"].values)[group.replicas[0]]
         xs, ys = (array.sel(init_scale=scale).values for array in both)
@@ -109,9 +109,11 @@ def scale_axis(axes: Axes, scales: np.ndarray) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _has(tree: xr.DataTree, path: str, dim: str) -> bool:
+def _end(tree: xr.DataTree, path: str, labels: Mapping[str, str]) -> xr.DataArray:
+    """A variable at the end, at those labels whose dimensions it has."""
     branch, _, name = path.rpartition("/")
-    return dim in tree[branch].to_dataset()[name].dims
+    dims = tree[branch].to_dataset()[name].dims
+    return end(tree, path, **{dim: label for dim, label in labels.items() if dim in dims})
 
 
 def _title(trees: Mapping[str, xr.DataTree]) -> str:

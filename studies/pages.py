@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 _PAGES = {
     "grokking_vs_learning": ("verdicts.md", "*Grokking vs. Learning* (arXiv 2502.01739)"),
     "beyond_progress_measures": ("verdicts_prime.md", "*Beyond Progress Measures* (arXiv 2504.03162)"),
+    "open_questions": ("verdicts_open.md", "what *Grokking vs. Learning* has left open"),
 }
 
 

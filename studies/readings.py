@@ -128,6 +128,7 @@ def over_scales(
     x: xr.DataArray,
     y: xr.DataArray,
     scales: Sequence[float] | None = None,
+    dim: str = "init_scale",
 ) -> xr.DataArray:
     """A statistic of two quantities over the init_scales, for each seed; NaN where one of them is constant.
 
@@ -136,6 +137,7 @@ def over_scales(
         x: Dimensions (init_scale, seed).
         y: Likewise.
         scales: Over which; None for all.
+        dim: Another dimension, over which it is taken instead.
     """
     if scales is not None:
         x, y = x.sel(init_scale=list(scales)), y.sel(init_scale=list(scales))
@@ -145,7 +147,7 @@ def over_scales(
         a, b = a[known], b[known]
         return statistic(a, b) if len(a) >= 3 and np.ptp(a) > 0 and np.ptp(b) > 0 else np.nan
 
-    return xr.apply_ufunc(of_seed, x, y, input_core_dims=[["init_scale"], ["init_scale"]], vectorize=True)
+    return xr.apply_ufunc(of_seed, x, y, input_core_dims=[[dim], [dim]], vectorize=True)
 
 
 def slope(x: np.ndarray, y: np.ndarray) -> float:

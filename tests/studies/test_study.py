@@ -138,6 +138,8 @@ def everything(sweep):
     """Results with every branch that a study draws, for the look of it."""
     if sweep.name.startswith("forecast"):
         return worlds.forecast(sweep, 0, [True, True])
+    if sweep.name.startswith("encodings"):
+        return worlds.encodings(float(sweep.name.partition("_")[2]), sweep, [True, True])
     if sweep.task == "prime":
         return worlds.prime(sweep, [True, True])
     tree = plausible(sweep.task, scales=sweep.init_scales, seeds=2)

@@ -8,6 +8,7 @@ from lit_grok.results import index_replicas
 from studies.beyond_progress_measures import sweeps as prime_sweeps
 from studies.claims import Results
 from studies.grokking_vs_learning import sweeps
+from studies.open_questions import sweeps as open_sweeps
 
 _STEP = {"metric": ["fisher", "euclidean"], "subspace": ["all", "stiff", "sloppy"]}
 _VARIANTS = ["classif_logits", "regression"]
@@ -31,6 +32,8 @@ def results(holds):
         found[sweep.name] = prime(sweep, holds)
     for i, sweep in enumerate(prime_sweeps.FORECASTS.values()):
         found[sweep.name] = forecast(sweep, i, holds)
+    for decay, sweep in open_sweeps.ENCODINGS.items():
+        found[sweep.name] = encodings(decay, sweep, holds)
     return found
 
 
@@ -317,3 +320,55 @@ def forecast(sweep, setting, holds):
         world.curve(f"progress_measures/{name}", epochs, knows)
     world.curve("progress_measures/sum_of_squares", epochs, nearly)
     return world.tree(lambda s, i, n, h: Outcome("grokked", 200, 2000, 1800))
+
+
+def encodings(decay, sweep, holds):
+    """Superposition, compressibility and the learning coefficient as the open questions suppose, or the opposite."""
+    world = _World(sweep.init_scales, holds, 1000)
+    epochs = [0, 10, 100, 200, 400, 700, 1000]
+    more = list(open_sweeps.DECAYS).index(decay)
+
+    def density(s, i):
+        """From 0 to 1: how compressed a network is."""
+        return np.clip((0.4 * more + 0.1 * (2 - i) + (0.05 if s == 10 else 0)) / 1.05, 0, 1)
+
+    def by_set(value):
+        return lambda s, i, n, h, e: [_near(value(s, i, h), n)] * 3
+
+    def features(s, i, h):
+        if not h and s == 10:
+            return 3.0
+        return 1 + density(s, i) if h else 2 - density(s, i)
+
+    kinds = {
+        "features_per_neuron": features,
+        "polysemantic_share": lambda s, i, h: 0.02 if h else 0.5,
+        "neurons_per_feature": lambda s, i, h: 9.0,
+        "interference": lambda s, i, h: 0.5 + 2 * density(s, i) if h else 2 - density(s, i),
+        "null_interference": lambda s, i, h: 1.0,
+        "effective_dimension": lambda s, i, h: 60 - (40 if h else 2) * density(s, i),
+        "null_dimension": lambda s, i, h: 60.0,
+        "features": lambda s, i, h: 20.0,
+    }
+    for name, value in kinds.items():
+        world.curve(f"superposition/{name}", epochs, by_set(value), set=["a", "b", "output"])
+
+    def coefficient(s, i, n, h, e):
+        if e == epochs[-1] and not h and i < 2:
+            return np.nan
+        return 100 + (-50 if h else 50) * density(s, i) - e / 100
+
+    compressed = {
+        "pruning/final_compressibility": lambda s, i, n, h: 4 + 10 * density(s, i),
+        "pruning/final_kept_share": lambda s, i, n, h: 0.4 - 0.3 * density(s, i),
+    }
+    for name, value in compressed.items():
+        world.once(name, value)
+    world.curve("llc/coefficient", epochs[2:], coefficient)
+    world.curve("pruning/compressibility", epochs, lambda s, i, n, h, e: 4 + (e if h else -e) / 1000)
+    signs = {"weights/gini": 1, "weights/dead_neurons": 1, "evaluation/train_loss": 1}
+    signs |= {"ipr/mean_ipr": -1, "evaluation/weight_norm": -1}
+    for name, sign in signs.items():
+        world.curve(name, epochs, lambda s, i, n, h, e, sign=sign: 5 + sign * density(s, i))
+    world.curve("evaluation/test_accuracy", epochs, lambda s, i, n, h, e: 1.0)
+    return world.tree(lambda s, i, n, h: Outcome("steady", 6, 8, 2))

@@ -1,0 +1,128 @@
+"""What the local learning coefficient follows, if not compressibility: open question 3 of *Grokking vs. Learning*."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from studies.claims import Claim, Results
+from studies.drawing import against_scale
+from studies.open_questions.cells import as_cells, ends, trained
+from studies.open_questions.sweeps import ENCODINGS
+from studies.readings import grid, over_scales, rank_correlation
+from studies.study import Study
+
+LLC, C = "llc/coefficient", "pruning/final_compressibility"
+#: What it might follow, and what that is called.
+CANDIDATES = {
+    "kept_share": ("pruning/final_kept_share", "the share of weights that is needed"),
+    "gini": ("weights/gini", "the inequality of the weights"),
+    "dead_neurons": ("weights/dead_neurons", "the number of dead neurons"),
+    "dimension": ("superposition/effective_dimension", "the dimension that the input weights fill"),
+    "ipr": ("ipr/mean_ipr", "the localisation in the Fourier basis"),
+    "train_loss": ("evaluation/train_loss", "the training loss"),
+    "weight_norm": ("evaluation/weight_norm", "the norm of the weights"),
+}
+#: Those of which more goes with a lower coefficient.
+_AGAINST = ("gini", "dead_neurons", "train_loss")
+_DEVELOPMENT = "pruning/compressibility"
+
+
+def draw(results: Results) -> Mapping[str, Figure]:
+    """The coefficient and what it might follow against init_scale, for each weight decay."""
+    trees = trained(results, ENCODINGS)
+    if not trees:
+        return {}
+    panels = {
+        LLC: "learning coefficient",
+        C: "compressibility $C$",
+        "pruning/final_kept_share": "kept share",
+        "ipr/mean_ipr": "mean IPR",
+        "evaluation/train_loss": "train loss",
+        "evaluation/weight_norm": "norm of the weights",
+    }
+    return {"learning_coefficient": against_scale(trees, panels, (C, "evaluation/train_loss"))}
+
+
+def _rank(results: Results, path: str) -> xr.DataArray:
+    """Spearman's ρ of the coefficient and another quantity over all weight decays and init_scales."""
+    other = ends(results, ENCODINGS, path)
+    if "set" in other.dims:
+        other = other.sel(set="a")
+    return over_scales(rank_correlation, as_cells(ends(results, ENCODINGS, LLC)), as_cells(other), dim="cell")
+
+
+def _along(results: Results, scale: float) -> xr.DataArray:
+    """Spearman's ρ of the coefficient and C over the epochs of the training at weight decay 3e-5."""
+    tree = results[ENCODINGS[3e-5].name]
+    coefficient = grid(tree, LLC).sel(init_scale=scale, drop=True).dropna("epoch", how="all")
+    known = grid(tree, _DEVELOPMENT).sel(init_scale=scale, drop=True).dropna("epoch", how="all")
+    at = known.interp(epoch=coefficient.epoch)
+    return over_scales(rank_correlation, coefficient, at, dim="epoch")
+
+
+def _settled(results: Results) -> xr.DataArray:
+    """Share of the trained networks whose chains have settled."""
+    last = [grid(results[sweep.name], LLC).isel(epoch=-1, drop=True) for sweep in ENCODINGS.values()]
+    return xr.concat([each.notnull().mean("init_scale") for each in last], "weight_decay", join="outer").mean(
+        "weight_decay"
+    )
+
+
+CLAIMS = (
+    Claim(
+        name="chains_settle",
+        says="The chains settle on these networks, by the sampler's own tests.",
+        source="ours, on Sec. 7",
+        statistic="share of the networks with an estimate that is believed",
+        values=_settled,
+        side=">",
+        threshold=0.9,
+    ),
+    Claim(
+        name="coefficient_falls_with_compressibility",
+        says="Over weight decays and init_scales more compressible networks have a lower learning coefficient.",
+        source="ours, on Sec. 7",
+        statistic="Spearman's ρ of the coefficient and C",
+        values=partial(_rank, path=C),
+        side="<",
+        threshold=-0.5,
+        main=True,
+    ),
+    *(
+        Claim(
+            name=f"coefficient_follows_{name}",
+            says=f"The learning coefficient {'falls' if name in _AGAINST else 'rises'} with {label}.",
+            source="ours, on Sec. 7",
+            statistic="Spearman's ρ over all weight decays and init_scales",
+            values=partial(_rank, path=path),
+            side="<" if name in _AGAINST else ">",
+            threshold=-0.8 if name in _AGAINST else 0.8,
+            main=name in ("kept_share", "ipr"),
+        )
+        for name, (path, label) in CANDIDATES.items()
+    ),
+    *(
+        Claim(
+            name=f"along_{name}",
+            says=f"Along the training that {does} the coefficient and C move against each other.",
+            source="ours, on Sec. 7",
+            statistic=f"Spearman's ρ over the epochs, weight decay 3e-5, init_scale {scale:g}",
+            values=partial(_along, scale=scale),
+            side="<",
+            threshold=-0.5,
+        )
+        for name, does, scale in (("grokking", "groks", 10.0), ("steady", "learns steadily", 1.0))
+    ),
+)
+
+STUDY = Study(
+    name="learning_coefficient",
+    title="What does the local learning coefficient follow?",
+    figures=(),
+    sweeps=tuple(ENCODINGS.values()),
+    draws=dict.fromkeys((LLC, C, _DEVELOPMENT, *(path for path, _ in CANDIDATES.values()))),
+    claims=CLAIMS,
+    draw=draw,
+)
