@@ -22,3 +22,31 @@ ENCODINGS = {
     )
     for decay in DECAYS
 }
+
+#: The phase diagrams, of modular addition at P = 59, where a replica costs a third of one at 113, and of the Ising task. A
+#: cell is the end of a training, so nothing is measured on the way but the accuracies.
+_MAPPED = tuple(f"callbacks.{name}.per_decade=null" for name in ("pruning", "weights"))
+PHASES = {
+    decay: Sweep(
+        f"phases_{decay:g}",
+        "mod_add",
+        (0.1, 0.2, 0.4, 0.7, 1.0, 2.0, 4.0, 10.0),
+        (
+            *("P=59", f"weight_decay={decay:g}", "~callbacks.fim_trajectory", "~callbacks.similarity"),
+            *("callbacks.ipr.per_decade=null", *_MAPPED),
+        ),
+    )
+    for decay in (3e-5, 1e-4, 3e-4, 6e-4, 1e-3, 2e-3)
+}
+ISING_PHASES = {
+    decay: Sweep(
+        f"ising_phases_{decay:g}",
+        "ising",
+        (0.3, 1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0),
+        (
+            *("epochs=40000", f"weight_decay={decay:g}", "~callbacks.fim_trajectory", "~callbacks.similarity"),
+            *("callbacks.features.per_decade=null", *_MAPPED),
+        ),
+    )
+    for decay in (0.01, 0.03, 0.1, 0.2, 0.4, 0.8)
+}
