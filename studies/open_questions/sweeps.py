@@ -23,8 +23,8 @@ ENCODINGS = {
     for decay in DECAYS
 }
 
-#: The phase diagrams, of modular addition at P = 59, where a replica costs a third of one at 113, and of the Ising task. A
-#: cell is the end of a training, so nothing is measured on the way but the accuracies.
+#: Phase diagrams, of modular addition at P = 59, where a replica costs a third of one at 113, and of the Ising task.
+#: A cell is the end of a training, so nothing is measured on the way but the accuracies.
 _MAPPED = tuple(f"callbacks.{name}.per_decade=null" for name in ("pruning", "weights"))
 PHASES = {
     decay: Sweep(

@@ -140,6 +140,8 @@ def everything(sweep):
         return worlds.forecast(sweep, 0, [True, True])
     if sweep.name.startswith("encodings"):
         return worlds.encodings(float(sweep.name.partition("_")[2]), sweep, [True, True])
+    if "phases" in sweep.name:
+        return worlds.phases(float(sweep.name.rpartition("_")[2]), sweep, [True, True])
     if sweep.task == "prime":
         return worlds.prime(sweep, [True, True])
     tree = plausible(sweep.task, scales=sweep.init_scales, seeds=2)

@@ -34,6 +34,8 @@ def results(holds):
         found[sweep.name] = forecast(sweep, i, holds)
     for decay, sweep in open_sweeps.ENCODINGS.items():
         found[sweep.name] = encodings(decay, sweep, holds)
+    for decay, sweep in (*open_sweeps.PHASES.items(), *open_sweeps.ISING_PHASES.items()):
+        found[sweep.name] = phases(decay, sweep, holds)
     return found
 
 
@@ -372,3 +374,26 @@ def encodings(decay, sweep, holds):
         world.curve(name, epochs, lambda s, i, n, h, e, sign=sign: 5 + sign * density(s, i))
     world.curve("evaluation/test_accuracy", epochs, lambda s, i, n, h, e: 1.0)
     return world.tree(lambda s, i, n, h: Outcome("steady", 6, 8, 2))
+
+
+def phases(decay, sweep, holds):
+    """More weight decay groks sooner, then groks alone, then kills; or the opposite."""
+    world = _World(sweep.init_scales, holds, 1000)
+    usual, last = (3e-5, 2e-3) if sweep.task == "mod_add" else (0.1, 0.8)
+    dies = decay == last and sweep.task == "mod_add"
+
+    def outcome(s, i, n, h):
+        if dies and h:
+            return Outcome("collapsed", None, None, None)
+        if decay == 0.01 and s == 10 and h:
+            return Outcome("memorised", 10, None, None)
+        alone = decay >= (1e-3 if sweep.task == "mod_add" else last)
+        if s == 10 or (h and (alone or s == 1)):
+            early = decay > usual and h
+            return Outcome("grokked", 10, 50 if early else 100, 40)
+        return Outcome("steady", 6, 8, 2)
+
+    world.curve("evaluation/test_accuracy", [0, 1000], lambda s, i, n, h, e: 0.02 if dies and h else 0.9)
+    world.once("pruning/final_compressibility", lambda s, i, n, h: 20.0 if s <= 0.4 and h and not dies else 5.0)
+    world.curve("ipr/mean_ipr", [0, 1000], lambda s, i, n, h, e: 0.4)
+    return world.tree(outcome)

@@ -1,0 +1,146 @@
+"""Where networks grok, learn steadily, are compressed, or fail: maps over weight decay and initial scale."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from lit_grok.figures.phases import has_phases, phase_diagram
+from studies.claims import Claim, Results
+from studies.open_questions.cells import at_decays, joined
+from studies.open_questions.sweeps import ISING_PHASES, PHASES
+from studies.readings import end, grid, grokked, is_status, learned
+from studies.study import Study
+
+ACCURACY, COMPRESSIBILITY, IPR = "evaluation/test_accuracy", "pruning/final_compressibility", "ipr/mean_ipr"
+_GRIDS = {"mod_add": PHASES, "ising": ISING_PHASES}
+#: The paper's weight decay of each task.
+_USUAL = {"mod_add": 3e-5, "ising": 0.1}
+_SMALL, _LARGE = 0.4, 4.0
+
+
+def draw(results: Results) -> Mapping[str, Figure]:
+    """The phase diagram of each task, as far as all of its cells are there."""
+    trees = {name: joined(results, sweeps) for name, sweeps in _GRIDS.items()}
+    whole = {name: tree for name, tree in trees.items() if tree is not None and has_phases(tree)}
+    return {f"phases_{name}": phase_diagram(tree) for name, tree in whole.items()}
+
+
+def _share_of(
+    results: Results, task: str, decay: float, scale: float, status: Sequence[str] = ("grokked",)
+) -> xr.DataArray:
+    """Whether a cell has one of these statuses."""
+    return is_status(results[_GRIDS[task][decay].name], *status).sel(init_scale=scale, drop=True)
+
+
+def _plateaus_beyond(results: Results, task: str) -> xr.DataArray:
+    """Shortest t_test at init_scale 10 over the larger weight decays at which it groks, over that at the usual one."""
+    sweeps, usual = _GRIDS[task], _USUAL[task]
+    times = at_decays(results, sweeps, lambda tree: grokked(tree, grid(tree, "t_test"))).sel(init_scale=10.0, drop=True)
+    larger = [decay for decay in sweeps if decay > usual]
+    return times.sel(weight_decay=larger).min("weight_decay") / times.sel(weight_decay=usual, drop=True)
+
+
+def _steady_at_most_decay(results: Results, task: str) -> xr.DataArray:
+    """Share of what learns steadily in what learns, at the largest weight decay at which any init_scale learns."""
+
+    def count(*status: str) -> xr.DataArray:
+        return at_decays(results, _GRIDS[task], lambda tree: is_status(tree, *status)).sum("init_scale")
+
+    def of_seed(some: np.ndarray, all_: np.ndarray) -> float:
+        known = np.flatnonzero(all_)
+        return float(some[known[-1]] / all_[known[-1]]) if known.size else np.nan
+
+    return xr.apply_ufunc(
+        of_seed, count("steady"), count("steady", "grokked"), input_core_dims=[["weight_decay"]] * 2, vectorize=True
+    )
+
+
+def _corner(results: Results) -> xr.DataArray:
+    """Highest C where init_scale is at most .4, over the highest where it is at least 4, of what learns."""
+    found = at_decays(results, PHASES, lambda tree: learned(tree, end(tree, COMPRESSIBILITY)))
+    small, large = found.init_scale <= _SMALL, found.init_scale >= _LARGE
+    return found.where(small).max(["weight_decay", "init_scale"]) / found.where(large).max(
+        ["weight_decay", "init_scale"]
+    )
+
+
+CLAIMS = (
+    Claim(
+        name="smaller_modulus_groks",
+        says="Modulo 59 a network groks at init_scale 1, where modulo 113 it learns steadily.",
+        source="ours",
+        statistic="whether it groks at weight decay 3e-5",
+        values=partial(_share_of, task="mod_add", decay=3e-5, scale=1.0),
+        side=">",
+        threshold=0.5,
+        kind="share",
+        main=True,
+    ),
+    Claim(
+        name="decay_breaks_down",
+        says="Beyond some weight decay modular addition is not learned, from whatever scale.",
+        source="ours, on Sec. 5",
+        statistic="highest test accuracy over the init_scales, weight decay 2e-3, P = 59",
+        values=lambda results: end(results[PHASES[2e-3].name], ACCURACY).max("init_scale"),
+        side="<",
+        threshold=0.5,
+    ),
+    Claim(
+        name="compressive_corner",
+        says="The most compressed networks start from small weights: the regime is a corner of the diagram.",
+        source="ours, on Sec. 5",
+        statistic="highest C at init_scale ≤ 0.4 over that at ≥ 4, over the weight decays, P = 59",
+        values=_corner,
+        side=">",
+        threshold=1.5,
+        main=True,
+    ),
+    *(
+        Claim(
+            name=f"{task}_decay_shortens",
+            says=f"More weight decay shortens the plateau of {label}.",
+            source="ours",
+            statistic="shortest t_test over the larger weight decays over that at the usual one, init_scale 10",
+            values=partial(_plateaus_beyond, task=task),
+            side="<",
+            threshold=0.8,
+        )
+        for task, label in (("mod_add", "modular addition"), ("ising", "the Ising task"))
+    ),
+    *(
+        Claim(
+            name=f"{task}_only_groks",
+            says=f"There is a weight decay at which {label} is learned by grokking only.",
+            source="ours, on Sec. 7",
+            statistic="share of steady learning in what learns, at the largest weight decay at which anything does",
+            values=partial(_steady_at_most_decay, task=task),
+            side="<",
+            threshold=0.05,
+            main=True,
+        )
+        for task, label in (("mod_add", "modular addition"), ("ising", "the Ising task"))
+    ),
+    Claim(
+        name="ising_memorises",
+        says="With a tenth of the weight decay the Ising task is memorised at init_scale 10, and not understood.",
+        source="ours",
+        statistic="whether it has not been after 40 000 epochs at weight decay 0.01",
+        values=partial(_share_of, task="ising", decay=0.01, scale=10.0, status=("memorised", "undertrained")),
+        side=">",
+        threshold=0.5,
+        kind="share",
+    ),
+)
+
+STUDY = Study(
+    name="phases",
+    title="Where does it grok, learn steadily, and fail?",
+    figures=(),
+    sweeps=(*PHASES.values(), *ISING_PHASES.values()),
+    draws=dict.fromkeys((ACCURACY, COMPRESSIBILITY, IPR)),
+    claims=CLAIMS,
+    draw=draw,
+)
