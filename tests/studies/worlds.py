@@ -42,11 +42,11 @@ def results(holds):
 class _World:
     """A recorder for the product of scales and seeds, fed by functions of (scale, its index, seed, holds)."""
 
-    def __init__(self, scales, holds, last):
+    def __init__(self, scales, holds, last, decay=3e-5):
         self.keys = [(scale, i, seed, holds[seed]) for i, scale in enumerate(scales) for seed in range(len(holds))]
         self.recorder = Recorder(
             [
-                {"init_scale": s, "seed": n, "weight_decay": 3e-5, "seed_init": n, "seed_data": n, "seed_order": n}
+                {"init_scale": s, "seed": n, "weight_decay": decay, "seed_init": n, "seed_data": n, "seed_order": n}
                 for s, _, n, _ in self.keys
             ]
         )
@@ -326,7 +326,7 @@ def forecast(sweep, setting, holds):
 
 def encodings(decay, sweep, holds):
     """Superposition, compressibility and the learning coefficient as the open questions suppose, or the opposite."""
-    world = _World(sweep.init_scales, holds, 1000)
+    world = _World(sweep.init_scales, holds, 1000, decay)
     epochs = [0, 10, 100, 200, 400, 700, 1000]
     more = list(open_sweeps.DECAYS).index(decay)
 
@@ -378,7 +378,7 @@ def encodings(decay, sweep, holds):
 
 def phases(decay, sweep, holds):
     """More weight decay groks sooner, then groks alone, then kills; or the opposite."""
-    world = _World(sweep.init_scales, holds, 1000)
+    world = _World(sweep.init_scales, holds, 1000, decay)
     usual, last = (3e-5, 2e-3) if sweep.task == "mod_add" else (0.1, 0.8)
     dies = decay == last and sweep.task == "mod_add"
 
