@@ -30,7 +30,9 @@ def count(text: str) -> int:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python reproduce.py", description=__doc__.replace("``", ""))
+    parser = argparse.ArgumentParser(
+        prog="python reproduce.py", description=__doc__.replace("``", ""), allow_abbrev=False
+    )
     parser.add_argument(
         "studies", nargs="*", metavar="STUDY", help="names or figures, such as fig5; all; none lists them"
     )
@@ -55,21 +57,28 @@ def main() -> int:
         print(reproduction.listing(given.runs, given.seeds))
         return 0
     try:
-        every = "all" in given.studies
-        named = studies.all_studies() if every else [studies.find(name) for name in given.studies]
-        chosen = list({study.name: study for study in named}.values())
+        named = [studies.find(name) for name in given.studies if name != "all"]
+        chosen = studies.all_studies() if "all" in given.studies else list({one.name: one for one in named}.values())
     except ValueError as error:
         exit_with(str(error))
     runs = reproduction.plan(chosen, given.seeds)
     if given.dry_run:
         print(reproduction.describe(runs, given.runs))
         return 0
+    for folder in (given.results, given.gallery):  # that they cannot be written is not to be found out after hours
+        folder.mkdir(parents=True, exist_ok=True)
     failures = reproduction.train(runs, given.runs, given.jobs, given.launcher)
+    damaged = []
     for study in chosen:
-        print(f"\n{reproduction.conclude(study, given.seeds, given.runs, given.results)}")
+        try:
+            print(f"\n{reproduction.conclude(study, given.seeds, given.runs, given.results)}")
+        except ReadError as error:
+            damaged.append(str(error))
     print(f"\n{gallery.write_gallery(given.gallery, given.results)}")
     for command, reason in failures.items():
         print(f"failed: {command}\n    {reason}", file=sys.stderr)
+    if damaged:
+        exit_with("; ".join(damaged))
     return 1 if failures else 0
 
 
@@ -80,7 +89,7 @@ if __name__ == "__main__":
         exit_with(str(error))
     except WriteError as error:
         exit_with(str(error), code=1)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
         exit_with(f"{error.filename}: cannot be written ({error.strerror})", code=1)
     except KeyboardInterrupt:
         exit_with("stopped; what the runs have saved is kept, the same command goes on", code=130)

@@ -66,10 +66,8 @@ def find(name: str) -> Study:
         ('grokking', ('fig8', 'fig34'))
     """
     known = {key: study for study in all_studies() for key in (study.name, *study.figures)}
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        names = ", ".join(study.name for study in all_studies())
-        figures = ", ".join(key for key in known if key.startswith(("fig", "table")))
+    if name.lower() not in known:
+        close = difflib.get_close_matches(name.lower(), known, n=1)
         meant = f" (did you mean {close[0]}?)" if close else ""
-        raise ValueError(f"{name}: no such study{meant}; there are {names}, by figure {figures}, and all")
-    return known[name]
+        raise ValueError(f"{name}: no such study or figure{meant}; python reproduce.py lists them, all is every one")
+    return known[name.lower()]

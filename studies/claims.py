@@ -16,7 +16,8 @@ Side = Literal[">", "<", "within"]
 Kind = Literal["mean", "share"]
 
 _CONFIDENCE = 0.95
-_FEWEST = 3  # seeds; of fewer nothing is decided
+#: Seeds; of fewer nothing is decided. Four of four would exceed one half in 1 of 16 cases by chance, five in 1 of 32.
+_FEWEST = {"mean": 3, "share": 5}
 
 
 class NotTrained(KeyError):
@@ -45,8 +46,8 @@ class Claim:
         kind: ``mean``, or ``share`` where the statistic is 1 or 0.
         paper: The number that its source gives, as it gives it.
         main: Whether it is one of those that a reader asks about first.
-        of_ends: Whether it compares the ends of several sweeps. A summary keeps ends as they are, so these sweeps may
-            have been trained on several machines.
+        of_ends: Whether what a summary keeps is enough for it: the ends of sweeps that may have been trained on several
+            machines, as they are, or a mean over a curve that it has thinned out.
     """
 
     name: str
@@ -102,7 +103,7 @@ def judge(claim: Claim, results: Results) -> Judgement:
 
     Returns:
         *Reproduced* where the 95 % interval lies on the claimed side, *not reproduced* where it lies on the other, and
-        *undecided* where it holds the threshold or fewer than three seeds have a value.
+        *undecided* where it holds the threshold or fewer than three seeds have a value, five of a share.
 
     Example:
         >>> seeds = xr.DataArray([0.9, 1.0, 1.1], dims="seed", coords={"seed": [0, 1, 2]})
@@ -118,6 +119,22 @@ def judge(claim: Claim, results: Results) -> Judgement:
     return weigh(claim, {int(s): float(value) for s, value in zip(array.seed.values, array.values, strict=True)})
 
 
+def uses(claim: Claim, results: Results) -> set[str]:
+    """Names of the sweeps that a claim is about, among those there are."""
+    asked: set[str] = set()
+
+    class Watched(Results):
+        def __getitem__(self, sweep: str) -> xr.DataTree:
+            asked.add(sweep)
+            return super().__getitem__(sweep)
+
+    try:
+        claim.values(Watched(results))
+    except (NotTrained, KeyError, ValueError):  # a summary has not kept all that it needs: all it might be about
+        return set(results)
+    return asked
+
+
 def weigh(claim: Claim, by_seed: Mapping[int, float]) -> Judgement:
     """The verdict on a claim from the statistic of each seed; those that are NaN are left out."""
     by_seed = {seed: value for seed, value in by_seed.items() if math.isfinite(value)}
@@ -125,7 +142,7 @@ def weigh(claim: Claim, by_seed: Mapping[int, float]) -> Judgement:
     if not values:
         return Judgement("undecided", {}, math.nan, math.nan, math.nan)
     low, high = student_interval(values) if claim.kind == "mean" else wilson_interval(values)
-    verdict = decide(low, high, claim.side, claim.threshold) if len(values) >= _FEWEST else "undecided"
+    verdict = decide(low, high, claim.side, claim.threshold) if len(values) >= _FEWEST[claim.kind] else "undecided"
     return Judgement(verdict, by_seed, float(np.mean(values)), low, high)
 
 

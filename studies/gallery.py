@@ -8,7 +8,7 @@ from typing import Any
 
 import studies
 from lit_grok.figures.common import save
-from lit_grok.files import write
+from lit_grok.files import ReadError, write
 from lit_grok.report import html_page, picture
 from studies.study import RESULTS, Study, read_summary, results_of
 
@@ -27,7 +27,7 @@ def draw_study(study: Study, summary: Mapping[str, Any], folder: Path) -> list[P
 
 
 def write_gallery(folder: Path, results: Path = RESULTS) -> Path:
-    """Draw every study that has a summary, and write the page that shows them.
+    """Draw every study that has a summary, and write the page that shows them, and says which cannot be read.
 
     Args:
         folder: Where to; the figures lie beside the page as well.
@@ -37,7 +37,14 @@ def write_gallery(folder: Path, results: Path = RESULTS) -> Path:
         The page.
     """
     parts, contents = [], []
-    for study, summary in summaries(results):
+    for study in studies.all_studies():
+        try:
+            summary = read_summary(study.name, results)
+        except FileNotFoundError:
+            continue
+        except ReadError as error:  # the others are shown all the same
+            parts.append(f"<h2>{escape(heading(study))}</h2><p>{escape(str(error))}</p>")
+            continue
         pictures = [picture(file.stem, file.read_bytes()) for file in draw_study(study, summary, folder)]
         contents.append(f'<li><a href="#{study.name}">{escape(heading(study))}</a></li>')
         parts.append(f'<h2 id="{study.name}">{escape(heading(study))}</h2>')
@@ -49,14 +56,14 @@ def write_gallery(folder: Path, results: Path = RESULTS) -> Path:
     return page
 
 
-def summaries(results: Path, among: Iterable[Study] | None = None) -> Iterator[tuple[Study, dict[str, Any]]]:
-    """Every study that has a summary, with it.
+def summaries(results: Path, among: Iterable[Study]) -> Iterator[tuple[Study, dict[str, Any]]]:
+    """Those studies that have a summary, with it.
 
     Args:
         results: Where the summaries are.
-        among: Of which studies; None for all.
+        among: Of which studies.
     """
-    for study in studies.all_studies() if among is None else among:
+    for study in among:
         with suppress(FileNotFoundError):
             yield study, read_summary(study.name, results)
 
@@ -69,7 +76,8 @@ def heading(study: Study) -> str:
 EXPLANATION = (
     "Each claim is a statistic with one value per seed, and a side that it is said to lie on. Brackets hold the 95 % "
     "interval over seeds: Student's for means, Wilson's for shares of seeds. Reproduced: it lies on that side. Not "
-    "reproduced: it lies on the other. Undecided: it holds the threshold, or there are fewer than three seeds."
+    "reproduced: it lies on the other. Undecided: it holds the threshold, or there are fewer than three seeds, or five "
+    "where it is a share. n counts the seeds that have a value: where a claim is about grokking, those that grokked."
 )
 
 

@@ -81,6 +81,21 @@ def between(
     return reduce(inside).where(inside.notnull().any("epoch"))
 
 
+def time_mean(curve: xr.DataArray) -> xr.DataArray:
+    """Mean over the time that a curve spans: the trapezoids below it over their width, whatever the epochs measured.
+
+    Args:
+        curve: Along ``epoch``, NaN where it does not count. A single value is its own mean.
+    """
+
+    def of_one(epochs: np.ndarray, values: np.ndarray) -> float:
+        known = np.isfinite(values)
+        x, y = epochs[known], values[known]
+        return float(np.trapezoid(y, x) / np.ptp(x)) if len(x) > 1 else float(y[0]) if len(x) else np.nan
+
+    return xr.apply_ufunc(of_one, curve.epoch, curve, input_core_dims=[["epoch"]] * 2, vectorize=True)
+
+
 def first_epoch(condition: xr.DataArray) -> xr.DataArray:
     """The epoch at which something is first true, NaN where it never is.
 

@@ -151,6 +151,9 @@ def train(runs: Sequence[Run], root: Path, jobs: int, launcher: Launcher) -> dic
 
     if missing:
         sys.stdout.write(f"{len(missing)} of {len(runs)} runs are missing; training them in {root}\n")
+        if launcher == "local":
+            sys.stdout.write(f"how far they are: tail -n 1 {root}/.*.log\n")
+        sys.stdout.flush()
     if launcher == "slurm":
         from studies.slurm import train_on_cluster
 

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -25,7 +25,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from lit_grok.results import finished, has_checkpoint
+from lit_grok.results import CONFIG, finished, has_checkpoint, read_config
 from lit_grok.sweeps import essence
 
 TRAIN = Path(__file__).parents[1] / "train.py"
@@ -77,9 +77,11 @@ class Run:
     @cached_property
     def name(self) -> str:
         """Its directory's name: the task, the seed and a digest of the configuration."""
-        canonical = json.dumps(switched_on(self.config), sort_keys=True, default=str)
-        digest = hashlib.sha256(canonical.encode()).hexdigest()[:_DIGITS]
-        return f"{self.sweep.task}-seed{self.seed}-{digest}"
+        return f"{self._stem}-{_digest(self.config)}"
+
+    @property
+    def _stem(self) -> str:
+        return f"{self.sweep.task}-seed{self.seed}"
 
     def command(self, root: Path) -> list[str]:
         """What trains it, or goes on with what a kill has left."""
@@ -95,8 +97,22 @@ class Run:
         return shlex.join(["python", "train.py", *self.overrides])
 
     def complete(self, root: Path) -> bool:
-        """Whether it has ended, with results and a summary."""
-        return bool(finished(root / self.name, self.epochs))
+        """Whether it has ended, with results and a summary of this training and no other."""
+        if next(root.glob(f"{self._stem}-*"), None) is None:  # so that a listing of nothing resolves no configuration
+            return False
+        records = finished(root / self.name, self.epochs)
+        as_long = all(record["epochs"] <= self.epochs for record in records)
+        return bool(records) and as_long and not self.strange(root)
+
+    def strange(self, root: Path) -> str | None:
+        """Why what is in its directory is another training: one that was extended, say; None where it is not."""
+        directory = root / self.name
+        if not (directory / CONFIG).exists():
+            return None
+        found = read_config(directory)
+        if _digest(essence(found)) == _digest(self.config):
+            return None
+        return f"{directory}: holds another training than its name says; move it away"
 
 
 def switched_on(config: Any) -> Any:
@@ -110,6 +126,11 @@ def switched_on(config: Any) -> Any:
         return config
     kept = {key: switched_on(value) for key, value in config.items()}
     return {key: value for key, value in kept.items() if value and value != "none"}
+
+
+def _digest(config: Mapping[str, Any]) -> str:
+    canonical = json.dumps(switched_on(config), sort_keys=True, default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:_DIGITS]
 
 
 @cache
@@ -137,6 +158,8 @@ def train_one(run: Run, root: Path) -> str | None:
         if run.complete(root):
             return None
         directory = root / run.name
+        if reason := run.strange(root):
+            return reason
         if directory.exists() and not has_checkpoint(directory):
             shutil.rmtree(directory)
         said = root / f".{run.name}.log"
@@ -164,7 +187,11 @@ def _alone(path: Path) -> Iterator[int]:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_CREAT | os.O_RDWR)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.stderr.write(f"{path.stem.removeprefix('.')}: another process is training it; waiting for that\n")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield file
     finally:
         os.close(file)
@@ -180,5 +207,6 @@ def train_here(runs: Iterable[Run], root: Path, jobs: int, ended: Callable[[Run,
         ended: Called with each run when it has ended, and with what `train_one` says of it.
     """
     with ThreadPoolExecutor(jobs) as pool:
-        for run, failure in pool.map(lambda run: (run, train_one(run, root)), runs):
-            ended(run, failure)
+        training = {pool.submit(train_one, run, root): run for run in runs}
+        for one in as_completed(training):
+            ended(training[one], one.result())

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 import lit_grok
 from lit_grok.files import reading, write
 from lit_grok.results import index_replicas
-from studies.claims import Claim, Judgement, Results, judge, weigh
+from studies.claims import Claim, Judgement, Results, judge, uses, weigh
 from studies.runs import Run, Sweep
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -182,21 +182,31 @@ def _of_the_same_runs(study: Study, new: Mapping[str, Any], old: Mapping[str, An
     """An earlier summary without the seeds that were trained otherwise, or of which the new one has read everything."""
     sweeps = {sweep.name: sweep for sweep in study.sweeps}
     read = {run["sweep"]: set(run["seeds"]) for run in new["runs"]}
-    every = {seed for run in old["runs"] for seed in run["seeds"]}
     stale = {
-        seed
+        run["sweep"]: {
+            seed
+            for seed in run["seeds"]
+            if run["sweep"] not in sweeps or run["names"].get(str(seed)) != sweeps[run["sweep"]].run(seed).name
+        }
         for run in old["runs"]
-        for seed in run["seeds"]
-        if run["sweep"] not in sweeps or run["names"].get(str(seed)) != sweeps[run["sweep"]].run(seed).name
     }
-    had = {seed: {run["sweep"] for run in old["runs"] if seed in run["seeds"]} for seed in every}
-    gone = stale | {seed for seed in every if all(seed in read.get(sweep, ()) for sweep in had[seed])}
+    there = results_of(old)
+    used = {claim.name: uses(claim, there) for claim in study.claims}
+
+    def gone(claim: str, seed: int) -> bool:
+        """Whether one of the sweeps that the claim is about is another now, or the new summary has read all of them."""
+        those = used.get(claim) or set(there)
+        had = {run["sweep"] for run in old["runs"] if seed in run["seeds"] and run["sweep"] in those}
+        return any(seed in stale.get(sweep, ()) for sweep in those) or (
+            bool(had) and all(seed in read.get(sweep, ()) for sweep in had)
+        )
+
     claims = [
-        {**claim, "values": {seed: v for seed, v in claim["values"].items() if int(seed) not in gone}}
+        {**claim, "values": {s: v for s, v in claim["values"].items() if not gone(claim["name"], int(s))}}
         for claim in old["claims"]
     ]
-    runs = [{**run, "seeds": [seed for seed in run["seeds"] if seed not in stale]} for run in old["runs"]]
-    results = {name: _without(packed, stale) for name, packed in old["results"].items()}
+    runs = [{**run, "seeds": [s for s in run["seeds"] if s not in stale[run["sweep"]]]} for run in old["runs"]]
+    results = {name: _without(packed, stale.get(name, set())) for name, packed in old["results"].items()}
     return {
         **old,
         "claims": claims,

@@ -91,6 +91,8 @@ def test_a_run_that_fails_is_told_at_the_end_and_stops_no_other(reproduce, monke
     ("arguments", "said"),
     [
         (["fig999"], "did you mean fig99"),
+        (["all", "fig999"], "did you mean fig99"),
+        (["all", "--seed", "3"], "unrecognized arguments: --seed 3"),
         (["all", "--seeds", "none"], "such as 5"),
         (["all", "--jobs", "0"], "1 or more"),
         (["all", "--launcher", "pbs"], "slurm"),
@@ -100,6 +102,33 @@ def test_what_is_not_there_is_refused(reproduce, arguments, said):
     found = reproduce(*arguments)
     assert found.code == 2
     assert said in found.err
+
+
+def test_a_run_that_was_extended_is_another(reproduce, tmp_path):
+    assert reproduce("fig99", "--seeds", "1").code == 0
+    run = SWEEP.run(0)
+    directory = tmp_path / "runs/studies" / run.name
+    resumed = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), f"resume={directory}", "epochs=8"], capture_output=True, check=False
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert not run.complete(tmp_path / "runs/studies")
+    found = reproduce("fig99", "--seeds", "1")
+    assert found.code == 1
+    assert "holds another training than its name says; move it away" in found.err
+    assert directory.exists()
+
+
+def test_a_damaged_summary_stops_no_other_study(reproduce, monkeypatch, tmp_path):
+    table = next(one for one in studies.of_paper("grokking_vs_learning") if "table1" in one.figures)
+    monkeypatch.setattr(studies, "all_studies", lambda: [study(SWEEP), table])
+    (tmp_path / "runs/results").mkdir(parents=True)
+    (tmp_path / "runs/results/tiny_study.json").write_text("{")
+    found = reproduce("all", "--seeds", "1")
+    assert found.code == 2
+    assert "tiny_study.json: cannot be read as the summary of a study" in found.err
+    assert (tmp_path / "runs/results/parameters.json").exists()
+    assert "tiny_study.json: cannot be read" in (tmp_path / "runs/gallery/index.html").read_text()
 
 
 def test_a_dry_run_says_what_is_missing(reproduce, tmp_path):

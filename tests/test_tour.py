@@ -20,5 +20,8 @@ def test_the_tour_runs_to_its_end(monkeypatch):
     client.execute()
     pictures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
     assert len(pictures) == 3
+    said = "".join(o["data"]["text/plain"] for o in notebook.cells[4].outputs)
+    assert "grokked" in said  # which is what the page says of it
+    assert "memorised" not in said
     area = notebook.cells[-1].outputs[0].data["text/plain"]
     assert "array" in area

@@ -1,5 +1,6 @@
 """The geometry of the training: Figures 8, 20 and 31 to 34 of arXiv 2502.01739."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -244,19 +245,21 @@ def running_median(epochs: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _bumps(axes: Axes, run: xr.DataTree, values: xr.Dataset) -> list[Line2D]:
-    """Where the bump of the step length begins and ends, means over those seeds of a group that have one."""
+    """Where the bump of the step length begins and ends, of each seed that has one: they may lie far apart."""
     found: list[Line2D] = []
     for group in groups(run) if few(run) else ():
         for name in ("bump_start", "bump_end"):
-            times = rows(values[name], group)
-            if np.isfinite(times).any():
-                axes.axvline(np.nanmean(times), color=group.colour, linestyle=":", linewidth=1.2)
-                found = [Line2D([], [], color="0.3", linestyle=":", label="bump of the step length")]
+            times = rows(values[name], group).ravel()
+            for time in times[np.isfinite(times)]:
+                axes.axvline(time, color=group.colour, linestyle=":", linewidth=1.2, alpha=1 / len(times) ** 0.5)
+                found = [Line2D([], [], color="0.3", linestyle=":", label="bump of the step length, each seed's")]
     return found
 
 
 def _spectrum(axes: Axes, run: xr.DataTree, results: xr.Dataset, stiff: str) -> None:
     """The Fisher diagonal of the trained networks, sorted; above the dashed line lie the stiff parameters."""
+    named = re.fullmatch(r"F ≥ ([-+.e\d]+)", stiff)
+    threshold = float(named[1]) if named else None  # else it is a quantile, and the spectrum says where that lies
     edge = np.nan
     for group in groups(run):
         each = rows(results.spectrum, group)
@@ -269,8 +272,8 @@ def _spectrum(axes: Axes, run: xr.DataTree, results: xr.Dataset, stiff: str) -> 
         count = np.nanmean(rows(results.stiff_parameters, group))
         if 0 < count < parameters:
             smallest = each.mean(0)[np.searchsorted(ranks, parameters - max(round(count), 1) + 1)]
-            axes.axhline(smallest, color=group.colour, linestyle="--", linewidth=0.8)
-            edge = np.fmax(edge, smallest)
+            edge = np.fmax(edge, threshold or smallest)
+            axes.axhline(threshold or smallest, color=group.colour, linestyle="--", linewidth=0.8)
     if axes.lines:
         axes.set_yscale("log")
         axes.set_ylim(bottom=_SPECTRUM_DEPTH * axes.get_ylim()[1])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import xarray as xr
 from matplotlib.figure import Figure
 
 from lit_grok.figures.pruning import pruning_curves
@@ -10,7 +11,7 @@ from studies.drawing import against_scale
 from studies.grokking_vs_learning.compressibility import COMPRESSIBILITY, excess
 from studies.grokking_vs_learning.correlates import PAIRS, correlates
 from studies.grokking_vs_learning.sweeps import BATCH_200, BATCH_200_RESHUFFLED, COMPRESSED, GROKS, MOD_ADD
-from studies.readings import end
+from studies.readings import end, learned
 from studies.study import Study
 
 _NAMES = {"mod_add": "batch size 64", "batch_200": "200", "batch_200_reshuffled": "200, reshuffled"}
@@ -27,6 +28,12 @@ def draw(results: Results) -> Mapping[str, Figure]:
         quantities = {COMPRESSIBILITY: "compressibility $C$", "evaluation/train_loss": "train loss at the end"}
         figures["fig14b"] = against_scale(trees, quantities, log=["evaluation/train_loss"])
     return figures
+
+
+def _ipr_difference(results: Results) -> xr.DataArray:
+    tree = results["batch_200"]
+    ipr = learned(tree, end(tree, "ipr/mean_ipr"))
+    return ipr.sel(init_scale=GROKS, drop=True) - ipr.sel(init_scale=COMPRESSED, drop=True)
 
 
 CLAIMS = (
@@ -55,10 +62,7 @@ CLAIMS = (
         says="At batch size 200 the IPR does not depend on init_scale.",
         source="App. D, Fig. 16",
         statistic="mean IPR, init_scale 10 less 0.1",
-        values=lambda results: (
-            (ipr := end(results["batch_200"], "ipr/mean_ipr")).sel(init_scale=GROKS, drop=True)
-            - ipr.sel(init_scale=COMPRESSED, drop=True)
-        ),
+        values=_ipr_difference,
         side="within",
         threshold=(-0.05, 0.05),
         paper="0",

@@ -9,7 +9,7 @@ from studies.claims import Claim, Results
 from studies.drawing import scatter
 from studies.grokking_vs_learning.compressibility import COMPRESSIBILITY, compressibility
 from studies.grokking_vs_learning.sweeps import MOD_ADD
-from studies.readings import end, over_scales, rank_correlation
+from studies.readings import end, learned, over_scales, rank_correlation
 from studies.study import Study
 
 #: What is drawn against C, with its axis.
@@ -46,7 +46,7 @@ def _with_compressibility(path: str, results: Results, **labels: str) -> xr.Data
 def _gini_gap(results: Results) -> xr.DataArray:
     tree = results["mod_add"]
     of_fisher = end(tree, "fim_trajectory/gini", variant=_VARIANT)
-    return (of_fisher - end(tree, "weights/gini")).min("init_scale")
+    return learned(tree, of_fisher - end(tree, "weights/gini")).min("init_scale")
 
 
 CLAIMS = (

@@ -52,7 +52,7 @@ CLAIMS = (
         statistic="mean IPR, init_scale 10 less 1",
         values=lambda results: _ipr(results, GROKS) - _ipr(results, MOD_ADD_STEADY),
         side="within",
-        threshold=(-0.15, 0.15),
+        threshold=(-0.1, 0.1),
         paper="-.10",
         main=True,
     ),

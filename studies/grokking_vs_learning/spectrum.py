@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from lit_grok.figures.geometry import spectra
 from studies.claims import Claim, Results
 from studies.grokking_vs_learning.sweeps import GROKS, ISING, MOD_ADD
-from studies.readings import grid
+from studies.readings import grid, learned
 from studies.study import Study, chosen
 
 _VARIANT = "regression"
@@ -27,7 +27,7 @@ def draw(results: Results) -> Mapping[str, Figure]:
 
 def _stiff_share(results: Results, sweep: str) -> xr.DataArray:
     tree = results[sweep]
-    stiff = grid(tree, "fim_trajectory/stiff_parameters", variant=_VARIANT)
+    stiff = learned(tree, grid(tree, "fim_trajectory/stiff_parameters", variant=_VARIANT))
     return stiff.sel(init_scale=GROKS, drop=True) / grid(tree, "fim_trajectory/spectrum").sizes["rank"]
 
 

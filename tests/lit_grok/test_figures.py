@@ -118,14 +118,14 @@ def test_a_legend_names_only_what_is_drawn():
     assert legend_texts(grokking.curves(tree(scales=(1.0,)))) == ["test", "train", r"$t_{\rm train}$, $t_{\rm test}$"]
     run = tree()
     whole = legend_texts(FIGURES["trajectory"](run))
-    assert {"stiff", "sloppy", "bump of the step length", "grokking plateau"} <= set(whole)
+    assert {"stiff", "sloppy", "bump of the step length, each seed's", "grokking plateau"} <= set(whole)
     steps = [run.fim_trajectory[name] for name in ("step_magnitude", "step_cosine")]
     for step in steps:
         step.loc[{"subspace": "stiff"}] = np.nan
     run.fim_trajectory.bump_start[:] = np.nan
     run.fim_trajectory.bump_end[:] = np.nan
     without = legend_texts(FIGURES["trajectory"](run))
-    assert set(whole) - set(without) == {"stiff", "bump of the step length"}
+    assert set(whole) - set(without) == {"stiff", "bump of the step length, each seed's"}
 
 
 def test_the_plateau_is_in_the_cosine_panels_too():

@@ -176,3 +176,15 @@ def test_what_is_no_summary_is_said_to_be_none(content, tmp_path):
     (tmp_path / "fourier.json").write_text(content)
     with pytest.raises(ReadError, match=r"fourier.json: cannot be read as the summary of a study"):
         read_summary("fourier", tmp_path)
+
+
+def test_a_sweep_that_has_changed_takes_only_its_own_claims_with_it():
+    """Seeds of the one are trained anew, what the others have found stays."""
+    study = studies.find("weight_decay")
+    results = worlds.results([True] * 5)
+    old = summarise(study, Results({sweep.name: results[sweep.name] for sweep in study.sweeps}))
+    more = next(run for run in old["runs"] if run["sweep"] == "more_decay")
+    more["names"] = dict.fromkeys(more["names"], "mod_add-of-before")
+    joined = {claim["name"]: claim["n"] for claim in merge(study, summarise(study, Results()), old)["claims"]}
+    assert joined.pop("breakdown_beyond") == 0
+    assert set(joined.values()) == {5}

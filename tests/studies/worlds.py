@@ -171,7 +171,7 @@ def mod_add(sweep, holds):
 
     def compressibility(s, i, n, h):
         if decayed:
-            return decayed[0 if h else 1] / (i + 1)
+            return decayed[0 if h else 1] / (1 + 0.1 * i)
         if s == 10 and not h:
             return 8.0
         if sweep.name == "mod_add":
@@ -231,7 +231,7 @@ def mod_add(sweep, holds):
         variant=_VARIANTS,
     )
     world.once("llc/coefficient", lambda s, i, n, h: unrelated[i] if h else c(s, i, n, h))
-    _geometry(world, epochs, origin=0.4, straight=0.9, ends=(10, 50))
+    _geometry(world, epochs, origin=0.4, straight=0.98, ends=(10, 50))
 
     def outcome(s, i, n, h):
         if (s > 0.4) if h else (s > 3):
