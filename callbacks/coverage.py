@@ -67,7 +67,8 @@ class CoverageCallback(AnalysisCallback):
         """Accuracy by the distance to the nearest training pair of the class."""
         data, (pairs, targets) = module.trainer.datamodule, batch  # type: ignore[attr-defined]
         correct = (module.predictions(pairs) == targets).cpu()
-        trained, classes = (part.cpu() for part in data.split("train"))
+        trained, table = data.split("train")[0].cpu(), data.dataset().targets
+        classes = table[trained @ torch.tensor([data.P, 1])]  # the right ones, whatever label noise has made of them
         distances = [
             nearest_in_class(trained[r], classes[r], own, targets[r].cpu(), data.P) for r, own in enumerate(pairs.cpu())
         ]

@@ -111,7 +111,9 @@ class ProgressMeasuresCallback(AnalysisCallback):
             logits = _logits(network, pairs)
             tested, fitted = (part[0] @ torch.tensor([logits.shape[1], 1]) for part in (batch, trained or batch))
             values["restricted_loss"] = restricted_loss(logits, classes, tested, keys.tolist(), self._sign)
-            values["excluded_loss"] = excluded_loss(logits, classes, fitted, keys.tolist(), self._sign)
+            labels = classes.clone()
+            labels[fitted] = (trained or batch)[1]  # what it was trained on, which label noise sets apart
+            values["excluded_loss"] = excluded_loss(logits, labels, fitted, keys.tolist(), self._sign)
         if isinstance(network, HasEmbeddedInputs):
             values["local_complexity"] = self._complexity(network, (trained or batch)[0])
         return values

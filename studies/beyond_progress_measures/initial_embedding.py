@@ -1,6 +1,7 @@
 """Fig. 20: does an embedding that starts as a Toeplitz matrix halve the time to understanding?"""
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import xarray as xr
@@ -40,14 +41,22 @@ def _starts(tree: xr.DataTree) -> xr.DataArray:
     return first_epoch(grid(tree, TEST).sel(init_scale=1.0, drop=True) >= _STARTS)
 
 
+def _doublings(results: Results, fraction: float) -> xr.DataArray:
+    """Log2 of the ratio of the times; a seed that never gets there counts with the last epoch, NaN where both do."""
+    trees = [results[sweep.name] for sweep in INITS[fraction]]
+    normal, toeplitz = (_starts(tree) for tree in trees)
+    known = normal.notnull() | toeplitz.notnull()
+    ends = [float(grid(tree, TEST).epoch.max()) for tree in trees]
+    return xr.DataArray(np.log2(toeplitz.fillna(ends[1]) / normal.fillna(ends[0]))).where(known)
+
+
 def _claim(fraction: float) -> Claim:
-    normal, toeplitz = INITS[fraction]
     return Claim(
         name=f"toeplitz_halves_the_time_{fraction:g}",
         says=f"A Toeplitz embedding at the start halves the time to understanding, train fraction {fraction:g}.",
         source="App. E, Fig. 20",
-        statistic="log2 of the epoch of test accuracy 0.5, Toeplitz over random",
-        values=lambda results: xr.DataArray(np.log2(_starts(results[toeplitz.name]) / _starts(results[normal.name]))),
+        statistic="log2 of the epoch of test accuracy 0.5 (or the last), Toeplitz over random",
+        values=partial(_doublings, fraction=fraction),
         side="within",
         threshold=(-1.5, -0.5),
         paper="-1",

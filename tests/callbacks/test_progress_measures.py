@@ -5,6 +5,7 @@ from torch import nn
 
 from callbacks import ProgressMeasuresCallback
 from datamodules import ModularArithmeticDataModule
+from lit_grok.measures.progress import excluded_loss
 from lit_grok.networks import Transformer
 from lit_grok.results import open_run
 
@@ -71,6 +72,17 @@ def test_local_complexity_of_a_transformer_is_that_of_its_neurons():
         for parameter in network.parameters():
             parameter.zero_()
     assert float(measure.measure(network, table)["local_complexity"]) == 0
+
+
+def test_excluded_loss_is_of_the_labels_that_are_trained_on():
+    """As the train loss is: with label noise both are of the noisy ones."""
+    measure, (pairs, classes) = callback()
+    noisy = (classes + 1) % P
+    found = measure.measure(Adds([2]), (pairs, classes), (pairs, noisy))
+    clean = measure.measure(Adds([2]), (pairs, classes), (pairs, classes))
+    labels = excluded_loss(Adds([2])(pairs), noisy, torch.arange(P * P), [2])
+    assert float(found["excluded_loss"]) == pytest.approx(float(labels))
+    assert float(found["restricted_loss"]) == float(clean["restricted_loss"])
 
 
 @pytest.mark.rendered

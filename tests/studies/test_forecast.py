@@ -2,10 +2,15 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 from scipy.stats import mannwhitneyu
 
 from studies.beyond_progress_measures import forecast as studied
 from studies.beyond_progress_measures.forecast import HORIZON, Watch, auroc, forecast, threshold
+from studies.beyond_progress_measures.initial_embedding import STUDY as INITIAL
+from studies.beyond_progress_measures.sweeps import FORECASTS, INITS
+from studies.claims import Results, judge
+from tests.studies import worlds
 
 EPOCHS = np.arange(100.0, 6001, 100)
 UNDERSTOOD = {"a": 2000, "b": 3000, "c": 4500, "never": np.inf}
@@ -47,6 +52,46 @@ def test_noise_knows_nothing():
     assert found["false_alarms"].mean() > 0.4
     assert found["lead"].mean() < HORIZON / 4
     assert found["rho"].max() < 0.4
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_where_understanding_follows_soon_an_alarm_that_is_always_on_leads_by_nothing(noise):
+    soon = {"a": 700, "b": 900, "c": 1100, "never": np.inf}
+    found = told(lambda epochs, at, rng: noise * rng.normal(size=len(epochs)), understood=soon)
+    assert found["lead"].mean() < HORIZON / 8
+
+
+def test_what_some_settings_lack_is_compared_on_the_others():
+    """A measure that is the norm does not beat it, though it is not there where the norm fails."""
+    trees = {name: worlds.forecast(sweep, i, [True] * 5) for i, (name, sweep) in enumerate(FORECASTS.items())}
+    results = Results()
+    for name, sweep in FORECASTS.items():
+        tree = trees[name].copy()
+        norm = tree["uniformity"].to_dataset().mean_norm.sel(operand="both", drop=True)
+        measures = tree["progress_measures"].to_dataset().assign(restricted_loss=norm)
+        tree["progress_measures"] = xr.DataTree(
+            measures if name in ("x + y", "x - y") else measures.drop_vars("restricted_loss")
+        )
+        results[sweep.name] = tree
+    claim = next(claim for claim in studied.STUDY.claims if claim.name == "restricted_loss_beats_the_norm")
+    assert judge(claim, results).estimate == pytest.approx(0, abs=1e-12)
+
+
+def test_a_seed_that_never_understands_does_not_halve_the_time():
+    """Seven of ten that never do are not left out beside three that take half as long."""
+    names = [sweep.name for sweep in INITS[0.3]]
+    epochs = np.arange(0, 20_001, 500)
+    results = Results()
+    for name, times in zip(names, ([8000] * 10, [4000] * 3 + [np.inf] * 7), strict=True):
+        accuracy = (epochs >= np.array(times)[:, None]).astype(float)
+        keys = {"init_scale": ("replica", [1.0] * 10), "seed": ("replica", list(range(10)))}
+        branch = xr.Dataset({"test_accuracy": (("replica", "epoch"), accuracy)}, {"epoch": epochs})
+        root = xr.Dataset(coords=keys).set_index(replica=["init_scale", "seed"])
+        results[name] = xr.DataTree.from_dict({"/": root, "evaluation": branch})
+    claim = next(claim for claim in INITIAL.claims if claim.name == "toeplitz_halves_the_time_0.3")
+    found = judge(claim, results)
+    assert len(found.values) == 10
+    assert found.verdict == "not reproduced"
 
 
 def test_the_clock_does_not_suffice():
