@@ -203,8 +203,8 @@ def _first(epochs: np.ndarray) -> float:
 def statistics(results: Results, measure: str, like: str | None = None) -> xr.Dataset:
     """`forecast` of a measure, each with the dimension seed.
 
-    The seeds share direction and threshold, so their values are not independent: on noise Student's 95 % interval of the
-    AUROC leaves out .5 in a fifth of all cases, mostly below it.
+    The seeds share direction and threshold, so their values are not independent: on noise Student's 95 % interval of
+    the AUROC leaves out .5 in a fifth of all cases, mostly below it.
 
     Args:
         results: Those of every setting.
