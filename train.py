@@ -58,7 +58,7 @@ def build(config: dict, replicas: list[dict]) -> tuple[LitClassifier, ReplicaDat
     datamodule.prepare_data()
     if len(set(seeds["data_seeds"])) > 1:  # then each has a copy of its own
         refuse_too_many(len(replicas), network, analyses, trainer, instantiate(config["datamodule"]))
-    datamodule.setup()
+    module.meet(datamodule)
     torch.set_flush_denormal(True)  # collapsing networks are full of denormal numbers, which are very slow
     # Replicas apart are spread over the cores, else PyTorch its operations; the sampler has set the number anew.
     torch.set_num_threads(1 if module.apart else threads)

@@ -247,9 +247,12 @@ class LitClassifier(L.LightningModule):
             ValueError: For R > 1 and an optimiser that is not known to treat every parameter by itself, or
                 clipping of the gradients by their norm, which is that of all replicas.
         """
+        try:
+            optimizer = self.make_optimizer()
+        except ValueError as error:
+            raise ValueError(f"optimizer: {error}") from None
         if len(self.stack) == 1:
             return
-        optimizer = self.make_optimizer()
         if not isinstance(optimizer, ELEMENTWISE):
             raise ValueError(
                 f"optimizer={type(optimizer).__name__}: not known to treat every parameter by itself, so it could mix "
@@ -261,6 +264,25 @@ class LitClassifier(L.LightningModule):
                 f"{len(self.stack)} replicas by the gradients of all; train one at a time (-m and commas queue them), "
                 "or clip with trainer.gradient_clip_algorithm=value"
             )
+
+    @torch.no_grad()
+    def meet(self, datamodule: Any) -> None:
+        """Set up the data, and refuse those that the network cannot take.
+
+        Raises:
+            ValueError: Where it fails on the first example.
+        """
+        datamodule.setup()
+        inputs = datamodule.split("test")[0][0, :1].cpu()
+        network = self.stack.copy(0)
+        try:
+            network(inputs)
+        except Exception as error:
+            shape, kind = tuple(inputs.shape[1:]), str(inputs.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"network: {type(network).__name__} cannot take the inputs of this task, which are {kind} of shape "
+                f"{shape} ({str(error).splitlines()[0]})"
+            ) from None
 
     def summary(self, task: str, epochs: int, seconds: float) -> list[dict[str, Any]]:
         """The end-of-run facts, a record per replica; ``stopped`` tells whether a callback has ended the training."""

@@ -204,6 +204,21 @@ def test_bad_input_is_one_line_and_leaves_nothing(command, overrides, message):
     assert after == before
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("network=digit_mlp", "network: DigitMLP cannot take the inputs of this task, which are int64 of shape (2,)"),
+        ("network=resnet18", "network: ResNet18 cannot take the inputs of this task"),
+        ("optimizer.betas=[0.9,1]", "optimizer: Invalid beta parameter at index 1"),
+    ],
+)
+def test_what_does_not_fit_a_task_is_refused_before_it_trains(command, override, message):
+    result = command("task=prime", "P=11", "epochs=2", "logger=none", "callbacks=base", "run_dir=run", override)
+    assert result.code == 2
+    assert message in result.err
+    assert not (command.folder / "run").exists()
+
+
 def test_a_folder_of_the_users_stays_where_it_was(command):
     (command.folder / "mine").mkdir()
     assert command(*command.MOD_ADD, "run_dir=mine", "P=1").code == 2
