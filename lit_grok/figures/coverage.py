@@ -19,7 +19,7 @@ def coverage_development(run: xr.DataTree, branch: str) -> Figure:
     pairs = [("transpose trained", "transpose not trained"), *([("outside", "hole")] if holed else [])]
     figure, panels, handles = development(run, branch, panels=len(pairs))
     for axes, names in zip(panels, pairs, strict=True):
-        for name, style, handle in styles(run, names):
+        for name, style, handle in list(styles(run, ["test accuracy", "train accuracy", *names]))[2:]:
             curve(axes, run, accuracy.sel(group=name), **style)
             handles.append(handle)
         axes.set(ylim=(-0.03, 1.03))

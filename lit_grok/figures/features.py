@@ -121,7 +121,7 @@ def correlation_development(run: xr.DataTree, branch: str, quantity: str = "corr
     size = 2.7 * across + 0.8, 1.6 * len(layers) * len(blocks) + 0.9
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(layers) * len(blocks), across, sharex=True, sharey=True, squeeze=False)
-    spoken, drawn = results[quantity].attrs.get("long_name", quantity), []
+    spoken, drawn = results[quantity].attrs.get("long_name", quantity).replace("share of ", "share of\n"), []
     for i, (block, layer) in enumerate((block, layer) for block in blocks for layer in layers):
         for name, axes in zip(block, panels[i], strict=False):
             curve(axes, run, results[quantity].sel(layer=layer, observable=name))
@@ -131,7 +131,8 @@ def correlation_development(run: xr.DataTree, branch: str, quantity: str = "corr
             if layer == layers[-1]:
                 axes.set_xlabel("epoch")
                 axes.tick_params(labelbottom=True)
-        panels[i, 0].set(ylabel=f"{layer}:\n{spoken}", ylim=(-0.03, 1.03))
+        panels[i, 0].set_ylabel(f"{layer}:\n{spoken}", fontsize="small")
+        panels[i, 0].set_ylim(-0.03, 1.03)
         for axes in panels[i, len(block) :]:
             axes.remove()
     handles = key(run) + plateaus(drawn, run)
