@@ -43,14 +43,16 @@ def phase_diagram(run: xr.DataTree) -> Figure:
     """Status, t_test / t_train and what was measured at the end, for each init_scale and weight decay.
 
     Args:
-        run: What ``open_run`` gives, with the replicas of a whole grid (`has_phases`).
+        run: What ``open_run`` or ``open_runs`` gives. Where the cells are not a whole grid (`has_phases`), those that
+            are missing look like the nearest one, and those that are there have a dot.
 
     Returns:
         The figure. A cell has the status of most of its seeds, with their number where they are not unanimous, and
         the median of those that learned; of the test accuracy and C the median of all.
     """
     scales, decays = _axes(run)
-    cells = _cells(run)
+    measured_cells = _cells(run)
+    cells = _filled(measured_cells, scales, decays)
     root = measured(run, "/")
     delay = (root.t_test / root.t_train.clip(min=1)).values
     quantities: dict[str, tuple[np.ndarray, Normalize | None]] = {"$t_{\\rm test}$ / $t_{\\rm train}$": (delay, None)}
@@ -76,6 +78,9 @@ def phase_diagram(run: xr.DataTree) -> Figure:
         axes.set_xticks(range(len(scales)), [f"{scale:g}" for scale in scales], rotation=90, fontsize="small")
         axes.set_yticks(range(len(decays)), [f"{decay:g}" for decay in decays], fontsize="small")
         axes.set_xlabel("init_scale")
+        if cells is not measured_cells:
+            there = [(x, y) for y, row in enumerate(measured_cells) for x, cell in enumerate(row) if cell.size]
+            axes.plot(*np.transpose(there), ".", color="w", markersize=3, markeredgecolor="k", markeredgewidth=0.4)
     panels[0].set_ylabel("weight decay")
     there = set(root.status.values.tolist())
     legend(figure, [Patch(color=colour, label=name) for name, colour in COLOURS.items() if name in there])
@@ -92,6 +97,20 @@ def _cells(run: xr.DataTree) -> list[list[np.ndarray]]:
     """The replicas of each cell, by weight decay and init_scale."""
     scales, decays = (np.atleast_1d(run.coords[name].values) for name in ("init_scale", "weight_decay"))
     return [[np.flatnonzero((scales == s) & (decays == d)) for s in np.unique(scales)] for d in np.unique(decays)]
+
+
+def _filled(cells: list[list[np.ndarray]], scales: np.ndarray, decays: np.ndarray) -> list[list[np.ndarray]]:
+    """The cells with those that are empty as the nearest one that is not, by the logarithms of scale and decay."""
+    if all(cell.size for row in cells for cell in row):
+        return cells
+    x, y = (np.log(np.where(v > 0, v, v[v > 0].min(initial=np.inf) / 10)) for v in (scales, decays))
+    there = [(j, i) for j, row in enumerate(cells) for i, cell in enumerate(row) if cell.size]
+
+    def nearest(j: int, i: int) -> np.ndarray:
+        best = min(there, key=lambda at: (x[at[1]] - x[i]) ** 2 + (y[at[0]] - y[j]) ** 2)
+        return cells[best[0]][best[1]]
+
+    return [[nearest(j, i) for i in range(len(scales))] for j in range(len(decays))]
 
 
 def _last(array: xr.DataArray) -> np.ndarray:
