@@ -79,8 +79,8 @@ def phase_diagram(run: xr.DataTree) -> Figure:
         axes.set_yticks(range(len(decays)), [f"{decay:g}" for decay in decays], fontsize="small")
         axes.set_xlabel("init_scale")
         if cells is not measured_cells:
-            there = [(x, y) for y, row in enumerate(measured_cells) for x, cell in enumerate(row) if cell.size]
-            axes.plot(*np.transpose(there), ".", color="w", markersize=3, markeredgecolor="k", markeredgewidth=0.4)
+            dots = [(x, y) for y, row in enumerate(measured_cells) for x, cell in enumerate(row) if cell.size]
+            axes.plot(*np.transpose(dots), ".", color="w", markersize=3, markeredgecolor="k", markeredgewidth=0.4)
     panels[0].set_ylabel("weight decay")
     there = set(root.status.values.tolist())
     legend(figure, [Patch(color=colour, label=name) for name, colour in COLOURS.items() if name in there])

@@ -50,3 +50,24 @@ ISING_PHASES = {
     )
     for decay in (0.01, 0.03, 0.1, 0.2, 0.4, 0.8)
 }
+
+#: What is changed, and how; other weight decays are such that weights shrink about as fast as they do with Adam.
+ABLATED = {
+    "ising": {
+        "no_decay": ("without weight decay", ("weight_decay=0",)),
+        "adamw": ("with decoupled weight decay", ("optimizer=adamw", "weight_decay=1")),
+        "sgd": ("with plain SGD", ("optimizer=sgd", "learning_rate=0.01", "weight_decay=5e-3")),
+        "noise": ("with a twentieth of the labels wrong", ("label_noise=0.05",)),
+    },
+    "mod_add": {
+        "no_decay": ("without weight decay", ("weight_decay=0",)),
+        "adamw": ("with decoupled weight decay", ("optimizer=adamw", "weight_decay=0.01")),
+        "noise": ("with a twentieth of the labels wrong", ("label_noise=0.05",)),
+    },
+}
+_PATHS = ("~callbacks.similarity", "callbacks.fim_trajectory.variants=[classif_logits]", *_MAPPED)
+ABLATIONS = {
+    (task, name): Sweep(f"{task}_{name}", task, (1.0, 10.0), (*overrides, *_PATHS))
+    for task, kinds in ABLATED.items()
+    for name, (_, overrides) in kinds.items()
+}

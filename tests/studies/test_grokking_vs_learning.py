@@ -6,11 +6,13 @@ import xarray as xr
 
 import studies
 from studies.claims import Results, judge
+from studies.open_questions.sweeps import ABLATIONS
 from tests.studies import worlds
 
 TRAINED = [(study, claim) for study in studies.all_studies() for claim in study.claims if study.sweeps]
 #: What is told of all seeds at once, or of something that cannot be so in a world where the others hold.
 ELSEWHERE = {"ising_fails", "epoch_auroc", "epoch_lead", "epoch_rho"}
+ELSEWHERE |= {f"{task}_{name}_groks" for task, name in ABLATIONS}
 CLAIMS = [
     pytest.param(claim, id=f"{study.name}-{claim.name}") for study, claim in TRAINED if claim.name not in ELSEWHERE
 ]
@@ -81,6 +83,16 @@ def test_seeds_that_fail_to_grok(true):
     assert failing([]) == "undecided"  # of five seeds none may fail where one in ten does
     assert failing([1]) == "undecided"
     assert failing([0, 1, 2, 3, 4]) == "not reproduced"
+
+
+def test_an_ablation_that_stops_grokking(true):
+    name, claim = "ising_no_decay", "ising_no_decay_groks"
+    assert verdict(claim, true) == ("reproduced", 5)
+    some = with_status(true[name], "memorised", 10, [0, 1])
+    assert verdict(claim, Results(true, **{name: some})) == ("undecided", 5)
+    assert verdict("ising_no_decay_straight", Results(true, **{name: some}))[1] == 3
+    none = with_status(true[name], "memorised", 10, range(5))
+    assert verdict(claim, Results(true, **{name: none})) == ("not reproduced", 5)
 
 
 @pytest.mark.parametrize("name", ["grokked_energy", "leading_fc1", "ising_straight", "ising_bump", "ising_crossing"])

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 import studies
 from lit_grok.files import ReadError
 from studies.claims import Results, judge
+from studies.open_questions import sweeps as open_sweeps
 from studies.study import merge, pack, read_summary, results_of, summarise, unpack, write_summary
 from tests.lit_grok.synthetic import plausible
 from tests.studies import worlds
@@ -140,6 +141,8 @@ def everything(sweep):
         return worlds.forecast(sweep, 0, [True, True])
     if sweep.name.startswith("encodings"):
         return worlds.encodings(float(sweep.name.partition("_")[2]), sweep, [True, True])
+    if sweep in open_sweeps.ABLATIONS.values():
+        return worlds.ablation(sweep.task, sweep, [True, True])
     if "phases" in sweep.name:
         return worlds.phases(float(sweep.name.rpartition("_")[2]), sweep, [True, True])
     if sweep.task == "prime":

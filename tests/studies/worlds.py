@@ -34,6 +34,8 @@ def results(holds):
         found[sweep.name] = forecast(sweep, i, holds)
     for decay, sweep in open_sweeps.ENCODINGS.items():
         found[sweep.name] = encodings(decay, sweep, holds)
+    for (task, _), sweep in open_sweeps.ABLATIONS.items():
+        found[sweep.name] = ablation(task, sweep, holds)
     for decay, sweep in (*open_sweeps.PHASES.items(), *open_sweeps.ISING_PHASES.items()):
         found[sweep.name] = phases(decay, sweep, holds)
     return found
@@ -397,3 +399,18 @@ def phases(decay, sweep, holds):
     world.once("pruning/final_compressibility", lambda s, i, n, h: 20.0 if s <= 0.4 and h and not dies else 5.0)
     world.curve("ipr/mean_ipr", [0, 1000], lambda s, i, n, h, e: 0.4)
     return world.tree(outcome)
+
+
+def ablation(task, sweep, holds):
+    """It groks as ever, or not so straight, not to the origin, without its feature, and only now and then."""
+    world = _World(sweep.init_scales, holds, 20_000)
+    epochs = [0, 1000, 2000, 5000, 10_000, 20_000]
+    _geometry(world, epochs, origin=0.9, straight=0.99, ends=(1000, 10_000))
+    for name in ("train_accuracy", "test_accuracy"):
+        world.curve(f"evaluation/{name}", epochs, lambda s, i, n, h, e: 0.95)
+    if task == "ising":
+        labels = {"layer": ["conv1", "fc1"], "observable": ["energy", "magnetisation"]}
+        world.curve("features/median_correlation", epochs, lambda s, i, n, h, e: 0.98 if h else 0.5, **labels)
+    else:
+        world.curve("ipr/mean_ipr", epochs, lambda s, i, n, h, e: 0.43 if h else 0.1)
+    return world.tree(lambda s, i, n, h: Outcome("grokked", 1000, 10_000, 9000))

@@ -1,0 +1,111 @@
+"""Do the straight path and the features survive without weight decay, with other optimisers, with wrong labels?"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from lit_grok.figures.geometry import directions
+from studies.claims import Claim, Results
+from studies.open_questions.sweeps import ABLATED, ABLATIONS
+from studies.readings import between, end, grid, grokked, is_status, time_mean
+from studies.study import Study, chosen
+
+_GROKS = 10.0
+_VARIANT = "classif_logits"
+_FISHER = {"variant": _VARIANT, "metric": "fisher", "subspace": "all"}
+_CONSECUTIVE, _ORIGIN = "fim_trajectory/step_cosine", "fim_trajectory/origin_cosine"
+_ENERGY = {"layer": "fc1", "observable": "energy"}
+_TASKS = {"ising": "the Ising task", "mod_add": "modular addition"}
+#: Of each task the feature that the paper finds, and how much of it there is at least.
+_FEATURES: dict[str, tuple[str, dict[str, Any], float, str]] = {
+    "ising": ("features/median_correlation", _ENERGY, 0.9, "median |r| of fc1 with the energy"),
+    "mod_add": ("ipr/mean_ipr", {}, 0.35, "mean IPR"),
+}
+
+
+def draw(results: Results) -> Mapping[str, Figure]:
+    """Cosines of the steps of every ablation, where it groks and where it learns steadily."""
+    figures = {}
+    for (task, name), sweep in ABLATIONS.items():
+        if sweep.name in results:
+            figure = directions(chosen(results[sweep.name], (1.0, _GROKS)), "fim_trajectory", _VARIANT)
+            figure.suptitle(f"{_TASKS[task]}, {ABLATED[task][name][0]}", fontsize="medium")
+            figures[f"ablation_{task}_{name}"] = figure
+    return figures
+
+
+def _groks(results: Results, key: tuple[str, str]) -> xr.DataArray:
+    return is_status(results[ABLATIONS[key].name], "grokked").sel(init_scale=_GROKS, drop=True)
+
+
+def _on_plateau(results: Results, key: tuple[str, str], path: str) -> xr.DataArray:
+    tree = results[ABLATIONS[key].name]
+    found = between(tree, path, grid(tree, "t_train"), grid(tree, "t_test"), time_mean, _FISHER)
+    return grokked(tree, found).sel(init_scale=_GROKS, drop=True)
+
+
+def _feature(results: Results, key: tuple[str, str]) -> xr.DataArray:
+    tree = results[ABLATIONS[key].name]
+    path, labels, *_ = _FEATURES[key[0]]
+    return grokked(tree, end(tree, path, **labels)).sel(init_scale=_GROKS, drop=True)
+
+
+def _claims(task: str, name: str) -> list[Claim]:
+    key, (how, _), (_, _, least, feature) = (task, name), ABLATED[task][name], _FEATURES[task]
+    where = f"init_scale {_GROKS:g}, Fisher information of the classifier"
+    return [
+        Claim(
+            name=f"{task}_{name}_groks",
+            says=f"{_TASKS[task].capitalize()} groks {how}.",
+            source="ours, on Sec. 7",
+            statistic=f"whether it groks at init_scale {_GROKS:g}",
+            values=partial(_groks, key=key),
+            side=">",
+            threshold=0.5,
+            kind="share",
+            main=True,
+        ),
+        Claim(
+            name=f"{task}_{name}_straight",
+            says=f"Where {_TASKS[task]} groks {how}, it does so on a straight line.",
+            source="ours, on Sec. 6.3",
+            statistic=f"mean cosine of consecutive steps from t_train to t_test, {where}",
+            values=partial(_on_plateau, key=key, path=_CONSECUTIVE),
+            side=">",
+            threshold=0.95,
+            of_ends=True,
+        ),
+        Claim(
+            name=f"{task}_{name}_to_origin",
+            says=f"Where {_TASKS[task]} groks {how}, that line leads to the origin.",
+            source="ours, on Sec. 6.3",
+            statistic=f"mean cosine with the way to the origin from t_train to t_test, {where}",
+            values=partial(_on_plateau, key=key, path=_ORIGIN),
+            side=">",
+            threshold=0.5,
+            of_ends=True,
+        ),
+        Claim(
+            name=f"{task}_{name}_feature",
+            says=f"Where {_TASKS[task]} groks {how}, it has learned the same feature.",
+            source="ours, on Sec. 4",
+            statistic=f"{feature}, init_scale {_GROKS:g}",
+            values=partial(_feature, key=key),
+            side=">",
+            threshold=least,
+        ),
+    ]
+
+
+STUDY = Study(
+    name="ablations",
+    title="Do path and features survive without weight decay, with other optimisers, with wrong labels?",
+    figures=(),
+    sweeps=tuple(ABLATIONS.values()),
+    draws=dict.fromkeys((_CONSECUTIVE, _ORIGIN, *(path for path, *_ in _FEATURES.values()))),
+    claims=tuple(claim for task, name in ABLATIONS for claim in _claims(task, name)),
+    draw=draw,
+)
