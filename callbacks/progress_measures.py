@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from callbacks.base import AnalysisCallback, Batch
+from callbacks.base import AnalysisCallback, AnalysisError, Batch
 from datamodules import HasResiduePairs
 from lit_grok.figures.common import has
 from lit_grok.figures.progress import progress_development
@@ -73,6 +73,18 @@ class ProgressMeasuresCallback(AnalysisCallback):
         self.samples, self.radius, self.directions = samples, radius, directions
         self._sign: int | None = None
         self._table: Batch | None = None
+
+    def check(self, network: nn.Module) -> None:
+        """Refuse more directions than the embedded pairs have dimensions, too."""
+        super().check(network)
+        if isinstance(network, HasEmbeddedInputs):
+            with torch.no_grad():
+                dimensions = network.embed(torch.zeros(1, 2, dtype=torch.long)).numel()
+            if self.directions > dimensions:
+                raise AnalysisError(
+                    f"ProgressMeasuresCallback.directions={self.directions}: embedded pairs have {dimensions} dimensions, "
+                    "and no more directions are orthogonal"
+                )
 
     def describe(self) -> Mapping[str, str]:
         """How the local complexity is measured."""

@@ -94,7 +94,7 @@ def test_a_run_and_its_figure(command):
     assert (run / "figures" / "progress_measures.png").exists()
 
 
-@pytest.mark.parametrize("option", ["samples=0", "directions=0", "radius=0"])
+@pytest.mark.parametrize("option", ["samples=0", "directions=0", "radius=0", "directions=1000"])
 def test_options_that_cannot_be(command, option):
     result = command(*command.PRIME, "callbacks=prime", f"callbacks.progress_measures.{option}")
     assert result.code == 2
