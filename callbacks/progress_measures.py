@@ -82,8 +82,8 @@ class ProgressMeasuresCallback(AnalysisCallback):
                 dimensions = network.embed(torch.zeros(1, 2, dtype=torch.long)).numel()
             if self.directions > dimensions:
                 raise AnalysisError(
-                    f"ProgressMeasuresCallback.directions={self.directions}: embedded pairs have {dimensions} dimensions, "
-                    "and no more directions are orthogonal"
+                    f"ProgressMeasuresCallback.directions={self.directions}: embedded pairs have {dimensions} "
+                    "dimensions, and no more directions are orthogonal"
                 )
 
     def describe(self) -> Mapping[str, str]:
