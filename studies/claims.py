@@ -46,8 +46,8 @@ class Claim:
         kind: ``mean``, or ``share`` where the statistic is 1 or 0.
         paper: The number that its source gives, as it gives it.
         main: Whether it is one of those that a reader asks about first.
-        of_ends: Whether what a summary keeps is enough for it: the ends of sweeps that may have been trained on several
-            machines, as they are, or a mean over a curve that it has thinned out.
+        of_ends: Whether it compares several sweeps by what a summary keeps of them, ends or means over a curve that it
+            has thinned out, so that they may have been trained on several machines.
     """
 
     name: str

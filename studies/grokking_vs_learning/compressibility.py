@@ -88,7 +88,6 @@ CLAIMS = (
         values=_below_edge,
         side=">",
         threshold=0.1,
-        of_ends=True,
     ),
     Claim(
         name="trade_off_linear",
@@ -119,7 +118,6 @@ CLAIMS = (
         threshold=0.1,
         paper="0",
         main=True,
-        of_ends=True,
     ),
     Claim(
         name="ising_no_trade_off",

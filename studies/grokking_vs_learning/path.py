@@ -77,7 +77,6 @@ CLAIMS = (
         threshold=0.8,
         paper="approaching 1",
         main=True,
-        of_ends=True,
     ),
     Claim(
         name="ising_steady_outwards",

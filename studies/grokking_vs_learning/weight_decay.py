@@ -95,7 +95,6 @@ CLAIMS = (
         side=">",
         threshold=20,
         main=True,
-        of_ends=True,
     ),
     Claim(
         name="five_percent_kept",

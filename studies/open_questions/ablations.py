@@ -76,7 +76,6 @@ def _claims(task: str, name: str) -> list[Claim]:
             values=partial(_on_plateau, key=key, path=_CONSECUTIVE),
             side=">",
             threshold=0.95,
-            of_ends=True,
         ),
         Claim(
             name=f"{task}_{name}_to_origin",
@@ -86,7 +85,6 @@ def _claims(task: str, name: str) -> list[Claim]:
             values=partial(_on_plateau, key=key, path=_ORIGIN),
             side=">",
             threshold=0.5,
-            of_ends=True,
         ),
         Claim(
             name=f"{task}_{name}_feature",

@@ -67,7 +67,7 @@ def test_what_some_settings_lack_is_compared_on_the_others():
     results = Results()
     for name, sweep in FORECASTS.items():
         tree = trees[name].copy()
-        norm = tree["uniformity"].to_dataset().mean_norm.sel(operand="both").drop_vars("operand")
+        norm = ("replica", "epoch"), tree["uniformity"].to_dataset().mean_norm.sel(operand="both").values
         measures = tree["progress_measures"].to_dataset().assign(restricted_loss=norm)
         tree["progress_measures"] = xr.DataTree(
             measures if name in ("x + y", "x - y") else measures.drop_vars("restricted_loss")

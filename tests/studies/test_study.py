@@ -85,20 +85,21 @@ def test_summaries_add_up():
 
 
 @pytest.mark.parametrize(
-    ("study", "claim"),
-    [(study, claim) for study in studies.all_studies() for claim in study.claims if claim.of_ends],
-    ids=lambda one: one.name,
+    "study",
+    [study for study in studies.all_studies() if any(claim.of_ends for claim in study.claims)],
+    ids=lambda study: study.name,
 )
-def test_sweeps_that_are_compared_may_come_from_two_machines(study, claim):
+def test_sweeps_that_are_compared_may_come_from_two_machines(study):
     results = worlds.results([True, False, True, False, True])
-    whole = judge(claim, Results({sweep.name: results[sweep.name] for sweep in study.sweeps}))
     joined = summarise(study, Results())
     for sweep in study.sweeps:
         joined = merge(study, summarise(study, Results({sweep.name: results[sweep.name]})), joined)
-    told = next(one for one in joined["claims"] if one["name"] == claim.name)
-    assert told["verdict"] == whole.verdict
-    assert told["values"].keys() == {str(seed) for seed in whole.values}
-    assert list(told["values"].values()) == pytest.approx(list(whole.values.values()), rel=2e-3, abs=2e-3)
+    for claim in (claim for claim in study.claims if claim.of_ends):
+        whole = judge(claim, Results({sweep.name: results[sweep.name] for sweep in study.sweeps}))
+        told = next(one for one in joined["claims"] if one["name"] == claim.name)
+        assert told["verdict"] == whole.verdict
+        assert told["values"].keys() == {str(seed) for seed in whole.values}
+        assert list(told["values"].values()) == pytest.approx(list(whole.values.values()), rel=2e-3, abs=2e-3)
 
 
 def test_values_of_another_statistic_are_not_added():

@@ -1,5 +1,7 @@
 """Results in which it is known of every claim whether it holds: for each seed, as its world says."""
 
+from functools import cache
+
 import numpy as np
 
 from lit_grok.measures.grokking import Outcome
@@ -17,7 +19,13 @@ _UNRELATED = [4.0, 7.0, 1.0, 6.0, 2.0, 5.0, 3.0]  # rank correlation −.25 with
 
 def results(holds):
     """Results of every sweep, with a seed for each entry: whether the claims hold there."""
-    found = Results({"ising": ising(holds)})
+    return Results(_results(tuple(holds)))
+
+
+@cache
+def _results(holds):
+    """They take seconds, and nobody changes a tree."""
+    found = {"ising": ising(holds)}
     for sweep in (
         *(sweeps.MOD_ADD, sweeps.RESHUFFLED, sweeps.BATCH_200, sweeps.BATCH_200_RESHUFFLED),
         *(sweeps.DECAY, sweeps.DECAY_200, sweeps.MORE_DECAY),
