@@ -100,9 +100,7 @@ class Run:
         """Whether it has ended, with results and a summary of this training and no other."""
         if next(root.glob(f"{self._stem}-*"), None) is None:  # so that a listing of nothing resolves no configuration
             return False
-        records = finished(root / self.name, self.epochs)
-        as_long = all(record["epochs"] <= self.epochs for record in records)
-        return bool(records) and as_long and not self.strange(root)
+        return bool(finished(root / self.name, self.epochs)) and not self.strange(root)
 
     def strange(self, root: Path) -> str | None:
         """Why what is in its directory is another training: one that was extended, say; None where it is not."""

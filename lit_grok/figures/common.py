@@ -3,6 +3,7 @@
 import io
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from lit_grok.files import write
 #: Line styles of what shares a colour: weight decays, layers, sets of weights, subspaces.
 STYLES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 
+_PICTURES = 4  # so many replicas have a picture of their own
 _FEW = 3  # so many groups may be shaded and marked one over the other; more would be a brown patch
 _NAMED = 10  # so many groups stand in a legend; of more, which have colours in order, it names some
 _LINEAR = 0.3  # width of the part of the epoch axis that holds epoch 0, in decades
@@ -222,6 +224,17 @@ def blocks(run: xr.DataTree, most: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     shown = np.unique(scales)[:: -(-len(np.unique(scales)) // most)]
     centres = np.array([np.flatnonzero(scales[order] == scale).mean() for scale in shown])
     return order, edges, centres, [f"{scale:g}" for scale in shown]
+
+
+def shown(run: xr.DataTree, known: np.ndarray) -> list[int]:
+    """At most four replicas for pictures of their own: the first of every group and then its others.
+
+    Args:
+        run: What ``open_run`` gives.
+        known: Whether there is something to show of a replica, shape (replicas,).
+    """
+    turns = zip_longest(*(group.replicas for group in groups(run)))
+    return [int(r) for turn in turns for r in turn if r is not None and known[r]][:_PICTURES]
 
 
 def few(run: xr.DataTree) -> bool:

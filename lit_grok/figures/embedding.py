@@ -1,14 +1,10 @@
 """Embeddings of residues: how uniform they become, and the circle on which they end."""
 
-from itertools import zip_longest
-
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lit_grok.figures.common import curve, development, groups, heading, legend, measured, rows, styles
-
-_SHOWN = 4  # so many replicas have a picture of their own
+from lit_grok.figures.common import curve, development, groups, heading, legend, measured, rows, shown, styles
 
 
 def uniformity_development(run: xr.DataTree, branch: str) -> Figure:
@@ -48,8 +44,7 @@ def embedding_picture(run: xr.DataTree, branch: str) -> Figure:
         mean norm, a line for each group.
     """
     results = measured(run, branch).isel(operand=0)
-    chosen = [r for more in zip_longest(*(group.replicas for group in groups(run))) for r in more]
-    chosen = [r for r in chosen if r is not None and np.isfinite(results.plane[r].values).all()][:_SHOWN]
+    chosen = shown(run, np.isfinite(results.plane.values).all((1, 2)))
     figure = Figure(figsize=(2.6 * len(chosen) + 3.6, 3.2), layout="constrained")
     *panels, last = figure.subplots(1, len(chosen) + 1, width_ratios=[1] * len(chosen) + [1.4])
     for r, axes in zip(chosen, panels, strict=True):

@@ -1,16 +1,12 @@
 """Fourier features that share neurons: how many, how far they overlap, and how that comes about."""
 
-from itertools import zip_longest
-
 import numpy as np
 import xarray as xr
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lit_grok.figures.common import curve, development, draw_group, groups, heading, key, legend, measured, rows
-
-_SHOWN = 4  # so many replicas have a picture of their own
+from lit_grok.figures.common import curve, development, draw_group, groups, heading, key, legend, measured, rows, shown
 
 
 def feature_maps(run: xr.DataTree, branch: str) -> Figure:
@@ -28,8 +24,7 @@ def feature_maps(run: xr.DataTree, branch: str) -> Figure:
     results = measured(run, branch).isel(set=0)
     overlaps, counts = results.overlap.values, results.frequency_neurons.values
     order = np.argsort(-counts, axis=1, kind="stable")
-    chosen = [r for more in zip_longest(*(group.replicas for group in groups(run))) for r in more if r is not None]
-    chosen = [r for r in chosen if np.isfinite(overlaps[r]).any()][:_SHOWN]
+    chosen = shown(run, np.isfinite(overlaps).any((1, 2)))
     figure = Figure(figsize=(2.5 * len(chosen) + 3.8, 3.3), layout="constrained")
     *panels, last = figure.subplots(1, len(chosen) + 1, width_ratios=[1] * len(chosen) + [1.3])
     ranks = np.arange(1, counts.shape[1] + 1)

@@ -13,9 +13,9 @@ from studies.readings import between, grid, grokked, learned, time_mean
 from studies.study import Study, chosen
 
 _SHOWN = {"ising": (ISING_STEADY, GROKS), "mod_add": (MOD_ADD_STEADY, GROKS)}
-_VARIANT = "classif_logits"
-_FISHER = {"variant": _VARIANT, "metric": "fisher", "subspace": "all"}
-_CONSECUTIVE, _ORIGIN = "fim_trajectory/step_cosine", "fim_trajectory/origin_cosine"
+VARIANT = "classif_logits"
+_FISHER = {"variant": VARIANT, "metric": "fisher", "subspace": "all"}
+CONSECUTIVE, ORIGIN = "fim_trajectory/step_cosine", "fim_trajectory/origin_cosine"
 _UNDER = ", Fisher information of the classifier"
 _EARLY = 3000  # epochs in which a steady Ising network does its learning
 
@@ -23,34 +23,32 @@ _EARLY = 3000  # epochs in which a steady Ising network does its learning
 def draw(results: Results) -> Mapping[str, Figure]:
     """Cosines of consecutive steps and with the way to the origin (Fig. 8), and in the subspaces (Fig. 34)."""
     return {
-        f"fig8-34-{name}": directions(chosen(results[name], scales), "fim_trajectory", _VARIANT)
+        f"fig8-34-{name}": directions(chosen(results[name], scales), "fim_trajectory", VARIANT)
         for name, scales in _SHOWN.items()
         if name in results
     }
 
 
-def _on_plateau(results: Results, sweep: str) -> xr.DataArray:
-    tree = results[sweep]
-    ends = grid(tree, "t_train"), grid(tree, "t_test")
-    found = between(tree, _CONSECUTIVE, *ends, time_mean, _FISHER)
-    return grokked(tree, found).sel(init_scale=GROKS, drop=True)
+def on_plateau(tree: xr.DataTree, path: str) -> xr.DataArray:
+    """Mean of a cosine from t_train to t_test, of the seeds that grok at init_scale 10.
 
-
-def _to_origin(results: Results, sweep: str) -> xr.DataArray:
-    tree = results[sweep]
-    found = between(tree, _ORIGIN, grid(tree, "t_train"), grid(tree, "t_test"), time_mean, _FISHER)
+    Args:
+        tree: The results of a sweep.
+        path: `CONSECUTIVE` or `ORIGIN`.
+    """
+    found = between(tree, path, grid(tree, "t_train"), grid(tree, "t_test"), time_mean, _FISHER)
     return grokked(tree, found).sel(init_scale=GROKS, drop=True)
 
 
 def _steady(results: Results) -> xr.DataArray:
     tree = results["ising"]
-    found = between(tree, _ORIGIN, grid(tree, "t_train"), _EARLY, time_mean, _FISHER)
+    found = between(tree, ORIGIN, grid(tree, "t_train"), _EARLY, time_mean, _FISHER)
     return learned(tree, found).sel(init_scale=ISING_STEADY, drop=True)
 
 
 def _late(results: Results, sweep: str, scale: float) -> xr.DataArray:
     """Over the last tenth of the steps, without its sign: seeds on either side of 0 do not make up for each other."""
-    curve = grid(results[sweep], _CONSECUTIVE, **_FISHER).dropna("epoch", how="all")
+    curve = grid(results[sweep], CONSECUTIVE, **_FISHER).dropna("epoch", how="all")
     late = curve.isel(epoch=slice(-curve.sizes["epoch"] // 10, None)).mean("epoch")
     return grokked(results[sweep], abs(late)).sel(init_scale=scale, drop=True)
 
@@ -61,7 +59,7 @@ CLAIMS = (
         says="The Ising network that groks walks a straight line on the plateau.",
         source="Sec. 6.3, Fig. 8a",
         statistic=f"mean cosine of consecutive steps from t_train to t_test, init_scale 10{_UNDER}",
-        values=lambda results: _on_plateau(results, "ising"),
+        values=lambda results: on_plateau(results["ising"], CONSECUTIVE),
         side=">",
         threshold=0.95,
         paper="nearly 1",
@@ -72,7 +70,7 @@ CLAIMS = (
         says="The line on which the Ising network groks leads to the origin.",
         source="Sec. 6.3, Fig. 8c",
         statistic=f"mean cosine with the way to the origin from t_train to t_test, init_scale 10{_UNDER}",
-        values=lambda results: _to_origin(results, "ising"),
+        values=lambda results: on_plateau(results["ising"], ORIGIN),
         side=">",
         threshold=0.8,
         paper="approaching 1",
@@ -93,7 +91,7 @@ CLAIMS = (
         says="The network that groks modular addition walks a straight line as well.",
         source="Sec. 6.3, Fig. 8b",
         statistic=f"mean cosine of consecutive steps from t_train to t_test, init_scale 10{_UNDER}",
-        values=lambda results: _on_plateau(results, "mod_add"),
+        values=lambda results: on_plateau(results["mod_add"], CONSECUTIVE),
         side=">",
         threshold=0.95,
     ),
@@ -102,7 +100,7 @@ CLAIMS = (
         says="Grokking modular addition leads to the origin far less.",
         source="Sec. 6.3, Fig. 8d",
         statistic=f"mean cosine with it from t_train to t_test, Ising less modular addition, init_scale 10{_UNDER}",
-        values=lambda results: _to_origin(results, "ising") - _to_origin(results, "mod_add"),
+        values=lambda results: on_plateau(results["ising"], ORIGIN) - on_plateau(results["mod_add"], ORIGIN),
         side=">",
         threshold=0.2,
         main=True,
@@ -128,7 +126,7 @@ STUDY = Study(
     title="Along which path does it learn?",
     figures=("fig8", "fig34"),
     sweeps=(ISING, MOD_ADD),
-    draws=dict.fromkeys((_CONSECUTIVE, _ORIGIN), (1.0, GROKS)),
+    draws=dict.fromkeys((CONSECUTIVE, ORIGIN), (1.0, GROKS)),
     claims=CLAIMS,
     draw=draw,
 )

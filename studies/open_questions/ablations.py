@@ -9,14 +9,12 @@ from matplotlib.figure import Figure
 
 from lit_grok.figures.geometry import directions
 from studies.claims import Claim, Results
+from studies.grokking_vs_learning.path import CONSECUTIVE, ORIGIN, VARIANT, on_plateau
+from studies.grokking_vs_learning.sweeps import GROKS
 from studies.open_questions.sweeps import ABLATED, ABLATIONS
-from studies.readings import between, end, grid, grokked, is_status, time_mean
+from studies.readings import end, grokked, is_status
 from studies.study import Study, chosen
 
-_GROKS = 10.0
-_VARIANT = "classif_logits"
-_FISHER = {"variant": _VARIANT, "metric": "fisher", "subspace": "all"}
-_CONSECUTIVE, _ORIGIN = "fim_trajectory/step_cosine", "fim_trajectory/origin_cosine"
 _ENERGY = {"layer": "fc1", "observable": "energy"}
 _TASKS = {"ising": "the Ising task", "mod_add": "modular addition"}
 #: Of each task the feature that the paper finds, and how much of it there is at least.
@@ -31,37 +29,32 @@ def draw(results: Results) -> Mapping[str, Figure]:
     figures = {}
     for (task, name), sweep in ABLATIONS.items():
         if sweep.name in results:
-            figure = directions(chosen(results[sweep.name], (1.0, _GROKS)), "fim_trajectory", _VARIANT)
+            figure = directions(chosen(results[sweep.name], (1.0, GROKS)), "fim_trajectory", VARIANT)
             figure.suptitle(f"{_TASKS[task]}, {ABLATED[task][name][0]}", fontsize="medium")
             figures[f"ablation_{task}_{name}"] = figure
     return figures
 
 
 def _groks(results: Results, key: tuple[str, str]) -> xr.DataArray:
-    return is_status(results[ABLATIONS[key].name], "grokked").sel(init_scale=_GROKS, drop=True)
-
-
-def _on_plateau(results: Results, key: tuple[str, str], path: str) -> xr.DataArray:
-    tree = results[ABLATIONS[key].name]
-    found = between(tree, path, grid(tree, "t_train"), grid(tree, "t_test"), time_mean, _FISHER)
-    return grokked(tree, found).sel(init_scale=_GROKS, drop=True)
+    return is_status(results[ABLATIONS[key].name], "grokked").sel(init_scale=GROKS, drop=True)
 
 
 def _feature(results: Results, key: tuple[str, str]) -> xr.DataArray:
     tree = results[ABLATIONS[key].name]
     path, labels, *_ = _FEATURES[key[0]]
-    return grokked(tree, end(tree, path, **labels)).sel(init_scale=_GROKS, drop=True)
+    return grokked(tree, end(tree, path, **labels)).sel(init_scale=GROKS, drop=True)
 
 
 def _claims(task: str, name: str) -> list[Claim]:
     key, (how, _), (_, _, least, feature) = (task, name), ABLATED[task][name], _FEATURES[task]
-    where = f"init_scale {_GROKS:g}, Fisher information of the classifier"
+    sweep = ABLATIONS[key].name
+    where = f"init_scale {GROKS:g}, Fisher information of the classifier"
     return [
         Claim(
             name=f"{task}_{name}_groks",
             says=f"{_TASKS[task].capitalize()} groks {how}.",
             source="ours, on Sec. 7",
-            statistic=f"whether it groks at init_scale {_GROKS:g}",
+            statistic=f"whether it groks at init_scale {GROKS:g}",
             values=partial(_groks, key=key),
             side=">",
             threshold=0.5,
@@ -73,7 +66,7 @@ def _claims(task: str, name: str) -> list[Claim]:
             says=f"Where {_TASKS[task]} groks {how}, it does so on a straight line.",
             source="ours, on Sec. 6.3",
             statistic=f"mean cosine of consecutive steps from t_train to t_test, {where}",
-            values=partial(_on_plateau, key=key, path=_CONSECUTIVE),
+            values=lambda results: on_plateau(results[sweep], CONSECUTIVE),
             side=">",
             threshold=0.95,
         ),
@@ -82,7 +75,7 @@ def _claims(task: str, name: str) -> list[Claim]:
             says=f"Where {_TASKS[task]} groks {how}, that line leads to the origin.",
             source="ours, on Sec. 6.3",
             statistic=f"mean cosine with the way to the origin from t_train to t_test, {where}",
-            values=partial(_on_plateau, key=key, path=_ORIGIN),
+            values=lambda results: on_plateau(results[sweep], ORIGIN),
             side=">",
             threshold=0.5,
         ),
@@ -90,7 +83,7 @@ def _claims(task: str, name: str) -> list[Claim]:
             name=f"{task}_{name}_feature",
             says=f"Where {_TASKS[task]} groks {how}, it has learned the same feature.",
             source="ours, on Sec. 4",
-            statistic=f"{feature}, init_scale {_GROKS:g}",
+            statistic=f"{feature}, init_scale {GROKS:g}",
             values=partial(_feature, key=key),
             side=">",
             threshold=least,
@@ -103,7 +96,7 @@ STUDY = Study(
     title="Do path and features survive without weight decay, with other optimisers, with wrong labels?",
     figures=(),
     sweeps=tuple(ABLATIONS.values()),
-    draws=dict.fromkeys((_CONSECUTIVE, _ORIGIN, *(path for path, *_ in _FEATURES.values()))),
+    draws=dict.fromkeys((CONSECUTIVE, ORIGIN, *(path for path, *_ in _FEATURES.values()))),
     claims=tuple(claim for task, name in ABLATIONS for claim in _claims(task, name)),
     draw=draw,
 )
