@@ -39,8 +39,14 @@ def loss(logits, targets, reduction):
     return cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction=reduction)
 
 
+def compiled_gradient(stack, steps, pairs, targets):
+    """The gradient of every replica by the compiled steps."""
+    theta, grad = stack.flat.detach().numpy(), torch.empty_like(stack.flat).numpy()
+    stack.each(lambda r: steps.gradient(theta[r], grad[r], pairs, targets))
+
+
 def ways(layers, pairs, targets):
-    """A full-batch gradient by a plain loop and piece by piece the short way, and the products that it cannot avoid."""
+    """A full-batch gradient by a plain loop, in pieces the short way, and compiled; the products of its layers."""
     network = Transformer(P, layers=layers)
 
     def plain():
@@ -53,9 +59,13 @@ def ways(layers, pairs, targets):
     for replicas, threads in ((1, 1), (1, 2), (10, 1), (10, 2)):
         stack = ReplicaStack([Transformer(P, layers=layers) for _ in range(replicas)], threads)
         inputs, labels = pairs.expand(replicas, -1, -1), targets.expand(replicas, -1)
-        took = milliseconds(partial(pieces.gradient, stack, loss, inputs, labels)) / replicas
-        with_what = f"{replicas:2d} replica(s) on {threads} thread(s)"
-        print(f"  here, {with_what}: {took:7.1f} ms each, {loop / took:.1f} times less")
+        found = {"in pieces": partial(pieces.gradient, stack, loss, inputs, labels)}
+        if steps := stack.compiled_steps(squared=False):
+            found["compiled"] = partial(compiled_gradient, stack, steps, steps.prepare(pairs), targets.numpy())
+        for way, gradient in found.items():
+            took = milliseconds(gradient) / replicas
+            with_what = f"{way}, {replicas:2d} replica(s) on {threads} thread(s)"
+            print(f"  {with_what}: {took:7.1f} ms each, {loop / took:.1f} times less")
     if layers == 1:
         shapes = [(128, 512), (512, 128), (128, 128), (128, P)]
         factors = [(torch.randn(len(pairs), i), torch.randn(o, i), torch.randn(len(pairs), o)) for i, o in shapes]
@@ -64,7 +74,7 @@ def ways(layers, pairs, targets):
             for x, w, d in factors:
                 x @ w.T, d @ w, d.T @ x
 
-        print(f"  its matrix products alone:   {milliseconds(products):7.1f} ms")
+        print(f"  products of its layers, one after another: {milliseconds(products):7.1f} ms")
 
 
 def analyses(data, layers=1):

@@ -138,7 +138,8 @@ class ReplicaStack(nn.Module):
             return None
         source = definer(network, "compiled_steps")
         as_written = all(definer(network, name) is source for name in ("forward", "forward_stack"))
-        ordinary = all(type(layer).__module__.startswith("torch.nn.modules.") for layer in list(network.modules())[1:])
+        layers = (type(layer).__module__ for layer in list(network.modules())[1:])
+        ordinary = all(name.startswith("torch.nn.modules.") or name == source.__module__ for name in layers)
         if not as_written or not ordinary or self._hooked:
             return None
         return network.compiled_steps(self.offsets, squared)

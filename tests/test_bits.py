@@ -6,13 +6,12 @@ import torch
 
 import lit_grok
 
+SMALL = ("task=prime", "P=37", "train_fraction=0.8", "epochs=6", "d_model=16", "network.d_mlp=32")
 FEW = ("callbacks.pruning.fractions=5", "callbacks.pruning.training_fractions=3")
 TASKS = {
     "mod_add": ("task=mod_add", "P=31", "weight_decay=3e-4", "epochs=30", "callbacks.fim_trajectory.until=10", *FEW),
-    "prime": (
-        *("task=prime", "P=37", "train_fraction=0.8", "epochs=6", "d_model=16", "layers=2", "network.d_mlp=32"),
-        *FEW,
-    ),
+    "prime": (*SMALL, *FEW),
+    "prime, two layers": (*SMALL, "layers=2", *FEW),
     "ising": (
         *("task=ising", "side=8", "datamodule.snapshots=20", "datamodule.steps=3000", "datamodule.train_size=100"),
         *("datamodule.test_size=200", "epochs=60", "log_every=20", "callbacks.fim_trajectory.every=20", *FEW),

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_grok.kernels.attention import PARAMETERS, transformer_steps, transformer_table
+from lit_grok.kernels.compiled import CompiledSteps
 from lit_grok.kernels.perceptron import residues
 from lit_grok.networks.parameters import affine, look_up
 from lit_grok.networks.tokens import embeddings_of_operands, operand_tokens, toeplitz_, vocabulary
@@ -198,6 +200,18 @@ class Transformer(nn.Module):
             own = {name.removeprefix(prefix): p for name, p in parameters.items() if name.startswith(prefix)}
             streams = self._block_stack(own, streams, only_last=i == len(self.blocks) - 1)
         return affine(_normalised(streams[-1].rows, parameters, "final_norm"), parameters, "unembedding")
+
+    column_major = ()
+
+    def compiled_steps(self, offsets: Mapping[str, int], squared: bool) -> CompiledSteps | None:
+        """Its training step for the CPU: of one layer, with ReLU and without normalisation."""
+        block = cast(Block, self.blocks[0])
+        if set(offsets) != set(PARAMETERS) or block.activation != "relu":
+            return None
+        d_mlp, d_model = block.mlp_in.weight.shape
+        tokens = self.token_embedding.num_embeddings
+        sizes = (self.P, d_model, block.attention.heads, d_mlp, self.operand_offset, tokens)
+        return transformer_steps(transformer_table(sizes, offsets), squared)
 
     def _block_stack(self, own: Mapping[str, Tensor], streams: "list[_Rows]", only_last: bool) -> "list[_Rows]":
         """The streams after a block, all of them or that of the last token."""

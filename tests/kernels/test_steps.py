@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from lit_grok import optimizers
-from lit_grok.networks import DigitMLP, IsingCNN, ModularMLP
+from lit_grok.networks import DigitMLP, IsingCNN, ModularMLP, Transformer
+from lit_grok.networks.transformer import Attention
 from lit_grok.replicas import ReplicaStack
 
 NETWORKS = {
@@ -20,12 +21,15 @@ NETWORKS = {
     "deep digits": lambda: DigitMLP(6, [9, 20, 6], 10),
     "ising": lambda: IsingCNN(8),
     "ising 12": lambda: IsingCNN(12),
+    "transformer": lambda: Transformer(7, d_model=8, heads=2, d_mlp=12),
+    "transformer with two sets of tokens": lambda: Transformer(7, d_model=8, heads=1, d_mlp=16, operand_offset=7),
+    "wide transformer": lambda: Transformer(23, d_model=24, heads=3, d_mlp=40),
 }
 
 
 def examples(network, size, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    if isinstance(network, ModularMLP):
+    if isinstance(network, ModularMLP | Transformer):
         return torch.randint(network.P, (size, 2), generator=generator), torch.randint(network.P, (size,))
     if isinstance(network, DigitMLP):
         images = torch.rand(size, network.side, network.side, generator=generator)
@@ -78,7 +82,7 @@ def test_loss_gradient_and_accuracy_are_exact(name, size, squared):
     assert found == pytest.approx((loss, accuracy), rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["deep mlp", "deep digits", "ising"])
+@pytest.mark.parametrize("name", ["deep mlp", "deep digits", "ising", "transformer"])
 def test_an_epoch_is_as_many_steps_as_there_are_batches_the_last_one_shorter(name):
     stack = stack_of(name)
     slow = copy.deepcopy(stack)
@@ -202,6 +206,20 @@ class OwnLinear(nn.Linear):
     """A layer that does something else."""
 
 
+class OwnAttention(Attention):
+    """Attention that does something else."""
+
+
+def with_own_attention(network):
+    network.blocks[0].attention = OwnAttention(128, 4)
+    return network
+
+
+def with_a_bias(network):
+    network.unembedding = nn.Linear(128, 7)
+    return network
+
+
 @pytest.mark.parametrize(
     "build",
     [
@@ -213,8 +231,16 @@ class OwnLinear(nn.Linear):
         lambda: ReplicaStack([nn.utils.parametrizations.weight_norm(layer) or layer for layer in [nn.Linear(2, 2)]]),
         lambda: with_hook(ReplicaStack([ModularMLP(7, [9])])),
         lambda: ReplicaStack([ModularMLP(7, [9])]).double(),
+        lambda: ReplicaStack([Transformer(7, layers=2)]),
+        lambda: ReplicaStack([Transformer(7, activation="gelu")]),
+        lambda: ReplicaStack([Transformer(7, normalisation="layer")]),
+        lambda: ReplicaStack([with_own_attention(Transformer(7))]),
+        lambda: ReplicaStack([with_a_bias(Transformer(7))]),
     ],
-    ids=["forward", "stacked forward", "filters", "instance", "layer", "parametrised", "hook", "precision"],
+    ids=[
+        *("forward", "stacked forward", "filters", "instance", "layer", "parametrised", "hook", "precision"),
+        *("layers", "activation", "normalisation", "attention", "bias"),
+    ],
 )
 def test_a_network_that_has_been_changed_is_left_to_pytorch(build):
     assert build().compiled_steps(False) is None
