@@ -29,15 +29,16 @@ def draw(results: Results) -> Mapping[str, Figure]:
     }
 
 
-def on_plateau(tree: xr.DataTree, path: str) -> xr.DataArray:
-    """Mean of a cosine from t_train to t_test, of the seeds that grok at init_scale 10.
+def on_plateau(tree: xr.DataTree, path: str, scale: float = GROKS) -> xr.DataArray:
+    """Mean of a cosine from t_train to t_test, of the seeds that grok.
 
     Args:
         tree: The results of a sweep.
         path: `CONSECUTIVE` or `ORIGIN`.
+        scale: The init_scale at which they grok.
     """
     found = between(tree, path, grid(tree, "t_train"), grid(tree, "t_test"), time_mean, _FISHER)
-    return grokked(tree, found).sel(init_scale=GROKS, drop=True)
+    return grokked(tree, found).sel(init_scale=scale, drop=True)
 
 
 def _steady(results: Results) -> xr.DataArray:

@@ -51,6 +51,31 @@ ISING_PHASES = {
     for decay in (0.01, 0.03, 0.1, 0.2, 0.4, 0.8)
 }
 
+#: Digits: where they are grokked; what is in the way of a long training is measured at its end.
+DIGITS_GROK = 8.0
+DIGITS = Sweep(
+    "digits",
+    "mnist",
+    (0.1, 0.3, 1.0, 3.0, DIGITS_GROK),
+    ("callbacks.features.per_decade=null", "callbacks.fim_trajectory.variants=[classif_logits]", *_MAPPED),
+)
+#: The same number of steps at other batch sizes.
+DIGIT_BATCHES = {
+    200: DIGITS,
+    **{
+        size: Sweep(
+            f"digits_batch_{size}",
+            "mnist",
+            (0.1, 0.3, 1.0),
+            (
+                *(f"batch_size={size}", f"epochs={100 * size}", "~callbacks.features", "~callbacks.similarity"),
+                *("~callbacks.fim_trajectory", *_MAPPED),
+            ),
+        )
+        for size in (50, 500)
+    },
+}
+
 #: What is changed, and how; other weight decays are such that weights shrink about as fast as they do with Adam.
 ABLATED = {
     "ising": {

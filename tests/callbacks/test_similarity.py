@@ -43,6 +43,22 @@ def test_every_two_replicas_on_the_inputs_of_the_first(networks, batch):
     assert means.sel(layer="hidden.1")[1] == pytest.approx(float(expected[1][0] + expected[1][2]) / 2, abs=1e-5)
 
 
+def test_chance_is_a_layer_with_itself_in_another_order(networks):
+    torch.manual_seed(1)
+    inputs = torch.randint(11, (3, 4000, 2))
+    chance = SimilarityCallback().measure_final_replicas(module(networks), (inputs, inputs))["shuffled_cka"]
+    assert chance.dims == ("replica", "layer")
+    hidden = [F.relu(n.preactivations(inputs[0])["hidden.0"].detach()).double() for n in networks]
+    for found, x in zip(chance.sel(layer="hidden.0").values, hidden, strict=True):
+        # Of n inputs in random order the mean of ‖XᵀΠX‖² is (tr XᵀX)² / (n − 1), with X centred.
+        x = x - x.mean(0)
+        gram = x.T @ x
+        expected = float(gram.trace() ** 2 / 3999 / gram.square().sum())
+        assert 0.2 * expected < found < 5 * expected < 0.02
+    spoiled = SimilarityCallback().measure_final_replicas(module(networks, [None, 3, None]), (inputs, inputs))
+    np.testing.assert_array_equal(np.isnan(spoiled["shuffled_cka"].sel(layer="hidden.0")), [False, True, False])
+
+
 def test_a_replica_that_diverged_is_left_out(networks, batch):
     torch.nn.init.constant_(networks[1].hidden[0].weight, torch.nan)
     found = SimilarityCallback().measure_replicas(module(networks, [None, 4, None]), batch)

@@ -11,7 +11,7 @@ from tests.studies import worlds
 
 TRAINED = [(study, claim) for study in studies.all_studies() for claim in study.claims if study.sweeps]
 #: What is told of all seeds at once, or of something that cannot be so in a world where the others hold.
-ELSEWHERE = {"ising_fails", "epoch_auroc", "epoch_lead", "epoch_rho"}
+ELSEWHERE = {"ising_fails", "digits_grok", "epoch_auroc", "epoch_lead", "epoch_rho"}
 ELSEWHERE |= {f"{task}_{name}_groks" for task, name in ABLATIONS}
 CLAIMS = [
     pytest.param(claim, id=f"{study.name}-{claim.name}") for study, claim in TRAINED if claim.name not in ELSEWHERE

@@ -44,6 +44,8 @@ def _results(holds):
         found[sweep.name] = encodings(decay, sweep, holds)
     for (task, _), sweep in open_sweeps.ABLATIONS.items():
         found[sweep.name] = ablation(task, sweep, holds)
+    for sweep in open_sweeps.DIGIT_BATCHES.values():
+        found[sweep.name] = digits(sweep, holds)
     for decay, sweep in (*open_sweeps.PHASES.items(), *open_sweeps.ISING_PHASES.items()):
         found[sweep.name] = phases(decay, sweep, holds)
     return found
@@ -144,7 +146,7 @@ def ising(holds):
     )
 
 
-def _geometry(world, epochs, origin, straight, ends):
+def _geometry(world, epochs, origin, straight, ends, groks=10.0):
     late = epochs[-1] * 0.85
 
     def step_cosine(s, i, n, h, e):
@@ -153,7 +155,7 @@ def _geometry(world, epochs, origin, straight, ends):
         return _near(straight, n) if h else 0.3
 
     def towards(s, i, n, h, e):
-        if s == 10:
+        if s == groks:
             return _near(origin, n) if h else 0.3
         return -0.3 if h else 0.3
 
@@ -406,6 +408,35 @@ def phases(decay, sweep, holds):
     world.curve("evaluation/test_accuracy", [0, 1000], lambda s, i, n, h, e: 0.02 if dies and h else 0.9)
     world.once("pruning/final_compressibility", lambda s, i, n, h: 20.0 if s <= 0.4 and h and not dies else 5.0)
     world.curve("ipr/mean_ipr", [0, 1000], lambda s, i, n, h, e: 0.4)
+    return world.tree(outcome)
+
+
+def digits(sweep, holds):
+    """What groks ends like what learns steadily, along a straight line to the origin, or like nothing else."""
+    world = _World(sweep.init_scales, holds, 20_000)
+    epochs = [0, 1000, 2000, 4000, 6000, 10_000, 20_000]
+    for name in ("train_accuracy", "test_accuracy", "train_loss", "test_loss"):
+        world.curve(f"evaluation/{name}", epochs, lambda s, i, n, h, e: 0.9)
+    world.once("pruning/final_compressibility", lambda s, i, n, h: 8.0 if s == 0.1 and h else 5.0)
+    others = [f"init_scale={scale:g} seed={seed}" for scale in sweep.init_scales for seed in range(len(holds))]
+
+    def alike(s, i, n, h):
+        """With itself, and with the networks of the same seed."""
+        row = np.full((len(others), 1), np.nan)
+        for j, scale in enumerate(sweep.init_scales):
+            row[j * len(holds) + n] = 0.9 if h or 8.0 not in (s, scale) else 0.1
+        return row
+
+    world.once("similarity/cka", alike, other=others, layer=["hidden.1"])
+    world.once("similarity/shuffled_cka", lambda s, i, n, h: _near(0.05, n), layer=["hidden.1"])
+    world.curve(
+        "similarity/mean_cka", epochs, lambda s, i, n, h, e: 0.2 if e < 6000 or not h else 0.8, layer=["hidden.1"]
+    )
+    _geometry(world, epochs, origin=0.95, straight=0.99, ends=(1000, 10_000), groks=8.0)
+
+    def outcome(s, i, n, h):
+        return Outcome("grokked", 1000, 10_000, 9000) if s == 8 else Outcome("steady", 100, 150, 50)
+
     return world.tree(outcome)
 
 
