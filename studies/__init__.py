@@ -31,7 +31,7 @@ _MODULES = {
     ),
     "beyond_progress_measures": (
         *("commutativity", "holes", "depth", "operations", "initial_embedding"),
-        *("embedding_difference", "forecast"),
+        *("embedding_difference", "forecast", "polygons"),
     ),
     "open_questions": ("phases", "superposition", "learning_coefficient", "ablations", "digits"),
 }

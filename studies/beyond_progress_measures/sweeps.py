@@ -64,6 +64,9 @@ INITS = {
     for fraction in (0.3, 0.25, 0.2)
 }
 
+#: Fig. 7, at the size of the task's defaults; `experiment=polygons_paper` is that of the paper, for a GPU.
+POLYGONS = Sweep("polygons", "polygons", (1.0,))
+
 #: Small tables, trained on half of, in which every measure is taken every hundred epochs: by what the task is.
 _WATCHED = (
     "callbacks=base",

@@ -38,6 +38,7 @@ def _results(holds):
         *(sweep for pair in prime_sweeps.INITS.values() for sweep in pair),
     ):
         found[sweep.name] = prime(sweep, holds)
+    found[prime_sweeps.POLYGONS.name] = polygons(holds)
     for i, sweep in enumerate(prime_sweeps.FORECASTS.values()):
         found[sweep.name] = forecast(sweep, i, holds)
     for decay, sweep in open_sweeps.ENCODINGS.items():
@@ -298,6 +299,17 @@ def prime(sweep, holds):
             operand=["both"],
         )
     return world.tree(lambda s, i, n, h: Outcome("grokked", 200, 2000, 1800))
+
+
+def polygons(holds):
+    """A plateau and a jump, or neither."""
+    world = _World((1.0,), holds, 1000)
+    epochs = [0, 50, 100, 200, 400, 600, 1000]
+    world.curve("evaluation/train_accuracy", epochs, lambda s, i, n, h, e: float(e >= (100 if h else 400)))
+    world.curve("evaluation/test_accuracy", epochs, lambda s, i, n, h, e: (0.3 if e < 600 else 0.99) if h else 0.7)
+    for split in ("train", "test"):
+        world.curve(f"evaluation/{split}_loss", epochs, lambda s, i, n, h, e: 1.0)
+    return world.tree(lambda s, i, n, h: Outcome("grokked", 100, 600, 500))
 
 
 def forecast(sweep, setting, holds):
