@@ -116,8 +116,19 @@ def _streams(theta, table):
 @inlined
 def _columns(matrix, h, heads):
     """Those of a head, contiguous."""
-    size = matrix.shape[1] // heads
-    return np.ascontiguousarray(matrix[:, h * size : (h + 1) * size])
+    n, size = len(matrix), matrix.shape[1] // heads
+    columns = np.empty((n, size), np.float32)
+    for i in range(n):
+        for j in range(size):
+            columns[i, j] = matrix[i, h * size + j]
+    return columns
+
+
+@inlined
+def _put_columns(matrix, start, columns):
+    for i in range(len(columns)):
+        for j in range(columns.shape[1]):
+            matrix[i, start + j] = columns[i, j]
 
 
 @inlined
@@ -125,19 +136,24 @@ def _readers(theta, table):
     """What reads the stream: the hidden neurons and, past the perceptron, the logits, each with zeros after them."""
     P, d, m = table[0], table[1], table[3]
     hidden, classes = _padded(table)
-    parameters = _parameters(theta, table)
+    weight, up = _parameters(theta, table)[6], _parameters(theta, table)[10]
     readers = np.zeros((hidden + classes, d), np.float32)
-    readers[:m] = parameters[6]
-    readers[hidden : hidden + P] = parameters[10]
+    for j in range(d):
+        for i in range(m):
+            readers[i, j] = weight[i, j]
+        for i in range(P):
+            readers[hidden + i, j] = up[i, j]
     return readers
 
 
 @inlined
 def _down(theta, table):
     """What the hidden neurons, and the zeros after them, write into the stream, (d, hidden)."""
-    down = _parameters(theta, table)[8]
-    padded = np.zeros((table[1], _padded(table)[0]), np.float32)
-    padded[:, : table[3]] = down
+    d, m, down = table[1], table[3], _parameters(theta, table)[8]
+    padded = np.zeros((d, _padded(table)[0]), np.float32)
+    for i in range(d):
+        for j in range(m):
+            padded[i, j] = down[i, j]
     return padded
 
 
@@ -225,7 +241,8 @@ def _forward(tables, pairs, weights, hidden, direct, logits):
     _attend(scores, pairs, weights)
     for n in range(B):
         a, b = pairs[n, 0], P + pairs[n, 1]
-        z[:] = base
+        for j in range(len(z)):
+            z[j] = base[j]
         for h in range(heads):
             _add_rows(z, weights[n, h, 0], rows[a, h], weights[n, h, 1], rows[b, h])
         for j in range(M):
@@ -310,24 +327,30 @@ def _through_tables(theta, grad, table, d_tables):
     d_found = np.empty((2 * P + 1, len(d_base)), np.float32)
     for h in range(heads):
         own = d_found[2 * P]
-        own[:] = d_base
+        for j in range(len(own)):
+            own[j] = d_base[j]
         for i in range(2 * P):
             for j in range(len(own)):
                 d_found[i, j] = d_rows[i, h, j]
                 own[j] -= d_rows[i, h, j]
-        d_values[:, h * size : (h + 1) * size] = np.dot(d_found, _columns(through, h, heads))
-        d_through[:, h * size : (h + 1) * size] = np.dot(d_found.T, _columns(values, h, heads))
+        _put_columns(d_values, h * size, np.dot(d_found, _columns(through, h, heads)))
+        _put_columns(d_through, h * size, np.dot(d_found.T, _columns(values, h, heads)))
     np.dot(d_values.T, x, d_value)
     np.dot(readers.T, d_through, d_output)
     d_readers = np.dot(d_through, output.T)
 
     # Through the perceptron and the unembedding.
     _add_outer(d_readers, d_base, last)
-    d_in[:] = d_readers[:m]
-    d_in_bias[:] = d_base[:m]
+    for i in range(m):
+        d_in_bias[i] = d_base[i]
+        for j in range(d):
+            d_in[i, j] = d_readers[i, j]
     d_direct = d_base[M : M + P]
-    d_bias[:] = np.dot(up.T, d_direct)
-    d_down[:] = np.dot(up.T, d_across)[:, :m]
+    np.dot(up.T, d_direct, d_bias)
+    d_padded = np.dot(up.T, d_across)
+    for i in range(d):
+        for j in range(m):
+            d_down[i, j] = d_padded[i, j]
     np.dot(d_across, down.T, d_up)
     _add_outer(d_up, d_direct, bias)
     for i in range(P):
@@ -375,6 +398,22 @@ def _rooms(table, N):
 
 
 @inlined
+def _by_first(pairs, targets, P):
+    """Pairs and targets in the order of the first residues."""
+    starts = np.zeros(P + 1, np.int64)
+    for n in range(len(pairs)):
+        starts[pairs[n, 0] + 1] += 1
+    for a in range(P):
+        starts[a + 1] += starts[a]
+    ordered, labels = np.empty_like(pairs), np.empty_like(targets)
+    for n in range(len(pairs)):
+        place = starts[pairs[n, 0]]
+        starts[pairs[n, 0]] += 1
+        ordered[place, 0], ordered[place, 1], labels[place] = pairs[n, 0], pairs[n, 1], targets[n]
+    return ordered, labels
+
+
+@inlined
 def _step(table, squared, theta, grad, pairs, targets):
     N = len(pairs)
     tables = _tables(theta, table)
@@ -382,11 +421,11 @@ def _step(table, squared, theta, grad, pairs, targets):
     d_tables = np.zeros_like(scores), np.zeros_like(rows), np.zeros_like(base), np.zeros_like(across)
     weights, hidden, direct, logits = _rooms(table, N)
     d_hidden, room = np.empty_like(hidden), np.empty_like(across)
-    order = np.argsort(pairs[:, 0], kind="mergesort")  # so that the rows of the first operand stay in the cache
+    pairs, targets = _by_first(pairs, targets, table[0])  # so that the rows of the first operand stay in the cache
     loss = 0.0
     for start in range(0, N, _CHUNK):
-        chosen = order[start : start + _CHUNK]
-        part, labels, B = pairs[chosen], targets[chosen], len(chosen)
+        part, labels = pairs[start : start + _CHUNK], targets[start : start + _CHUNK]
+        B = len(part)
         _forward(tables, part, weights[:B], hidden[:B], direct[:B], logits[:B])
         share = B / N
         loss += share * loss_gradient(logits[:B], labels, squared)
