@@ -49,7 +49,7 @@ def curves(run: xr.DataTree) -> Figure:
             if np.isfinite(times).any():
                 mean = np.nanmean(times)
                 top.axvline(mean, color="0.3", linestyle=":", linewidth=1)
-                label = f"$t_{{\\rm {name[2:]}}}$ = {mean:.6g}"
+                label = f"$t_{{\\rm {name[2:]}}}$ = {mean:.0f}"
                 top.annotate(label, (mean, 0.5), xytext=(3, 0), textcoords="offset points", fontsize="small")
                 handles.append(Line2D([], [], color="0.3", linestyle=":", label=r"$t_{\rm train}$, $t_{\rm test}$"))
     figure.align_ylabels([top, bottom])
