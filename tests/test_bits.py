@@ -6,7 +6,7 @@ import torch
 
 import lit_grok
 
-SMALL = ("task=prime", "P=37", "train_fraction=0.8", "epochs=6", "d_model=16", "network.d_mlp=32")
+SMALL = ("task=prime", "P=37", "train_fraction=0.8", "epochs=6", "d_model=32", "network.d_mlp=64")
 FEW = ("callbacks.pruning.fractions=5", "callbacks.pruning.training_fractions=3")
 TASKS = {
     "mod_add": ("task=mod_add", "P=31", "weight_decay=3e-4", "epochs=30", "callbacks.fim_trajectory.until=10", *FEW),

@@ -2,13 +2,14 @@
 
 Only the last token is read, and what it attends to are tables: of P rows for either operand, of one for itself. With
 w the attention weights of a head h (they sum to 1) and F its values, already multiplied by whatever comes before the
-ReLU, the pre-activations of the pair (a, b) are linear in rows of tables,
+ReLU, the pre-activations of the pair (a, b) are sums of rows of tables,
 
-    z(a, b) = base + Σ_h w_a (F_h[a] − F_h[=]) + w_b (F_h[b] − F_h[=]),
+    z(a, b) = base + Σ_h [w_a (F_h[a] − F_h[=]) + w_b (F_h[b] − F_h[=])],
 
-and the logits are those of the stream, found in the same way, and (W_U W_out) relu(z): of the products over all
-examples one is left, with a third of the arithmetic of the layers one after another. The gradients of the tables are
-summed up on the way back, and from there on nothing depends on the number of examples.
+and the logits are those of the stream, found in the same way, and (W_U W_out) relu(z). Of the products over all
+examples that of P × d_mlp is left: at the size of the paper a third of the arithmetic of the layers one after another
+(`saves`). The gradients of the tables are summed up on the way back, and from there on nothing depends on the number
+of examples.
 
 A transformer is an array of P, d_model, heads, d_mlp, the token of the second operand 0, the number of tokens, and
 where each of its eleven parameters starts in the replica's row (`PARAMETERS`).
@@ -19,11 +20,10 @@ from functools import partial
 
 import numba
 import numpy as np
-from torch import Tensor
 
 from lit_grok.kernels.compiled import CompiledSteps, compiled, inlined
 from lit_grok.kernels.losses import loss_and_hits, loss_gradient
-from lit_grok.kernels.perceptron import one_thread_a_product, residues
+from lit_grok.kernels.perceptron import one_thread_a_product, prepare_pairs
 from lit_grok.kernels.updates import update
 
 #: In the order in which `transformer_table` has them.
@@ -36,7 +36,20 @@ PARAMETERS = (
 )
 
 _CHUNK = 256  # examples at a time: the activations of more would leave the cache
-_SIZES = 6
+_SIZES = 6  # numbers in the table before the places of the parameters
+
+
+def saves(P: int, d_model: int, heads: int, d_mlp: int) -> bool:
+    """Whether this way is clearly shorter than the layers one after another, by the multiplications an example takes.
+
+    P d_mlp + 2 heads (d_mlp + P) against d_model² + 2 d_model d_mlp + d_model P, less a quarter for the tables.
+
+    Example:
+        >>> saves(97, 128, 4, 512), saves(401, 128, 4, 512)
+        (True, False)
+    """
+    layers = d_model**2 + 2 * d_model * d_mlp + d_model * P
+    return P * d_mlp + 2 * heads * (d_mlp + P) < 0.75 * layers
 
 
 def transformer_table(sizes: tuple[int, int, int, int, int, int], offsets: Mapping[str, int]) -> np.ndarray:
@@ -58,13 +71,7 @@ def transformer_steps(table: np.ndarray, squared: bool) -> CompiledSteps:
         table: Of `transformer_table`.
         squared: Squared error instead of cross entropy.
     """
-
-    def prepare(pairs: Tensor) -> np.ndarray | None:
-        if pairs.is_floating_point():
-            return None
-        residues(pairs, int(table[0]))
-        return pairs.contiguous().numpy()
-
+    prepare = partial(prepare_pairs, int(table[0]))
     return CompiledSteps(prepare, *(partial(step, table, squared) for step in (_gradient, _train, _evaluate)))
 
 
@@ -95,7 +102,7 @@ def _parameters(row, table):
 
 @inlined
 def _padded(table):
-    """Numbers that the hidden neurons, and the logits after them, take in a row of a table: whole vector loops."""
+    """Room for the hidden neurons, and for the logits after them, in a row of a table: multiples of 16 numbers."""
     return -(-table[3] // 16) * 16, -(-table[0] // 16) * 16
 
 
@@ -115,7 +122,7 @@ def _streams(theta, table):
 
 @inlined
 def _columns(matrix, h, heads):
-    """Those of a head, contiguous."""
+    """The columns of a matrix that belong to a head, contiguous."""
     n, size = len(matrix), matrix.shape[1] // heads
     columns = np.empty((n, size), np.float32)
     for i in range(n):
@@ -148,7 +155,7 @@ def _readers(theta, table):
 
 @inlined
 def _down(theta, table):
-    """What the hidden neurons, and the zeros after them, write into the stream, (d, hidden)."""
+    """W_out with columns of zeros for the room after the hidden neurons, (d, hidden)."""
     d, m, down = table[1], table[3], _parameters(theta, table)[8]
     padded = np.zeros((d, _padded(table)[0]), np.float32)
     for i in range(d):
@@ -274,9 +281,10 @@ def _backward(tables, d_tables, pairs, weights, hidden, d_logits, d_hidden, room
     ``d_hidden``, (B, hidden), and ``room``, (P, hidden), are room.
     """
     _, rows, base, across = tables
-    d_scores, d_rows, d_base, d_across = d_tables
+    d_scores, d_rows, all_base, d_across = d_tables
     B, M = hidden.shape
     heads, P = rows.shape[1], d_logits.shape[1]
+    d_base, d_own = np.zeros_like(all_base), np.zeros(heads, np.float32)  # of the chunk: long sums lose digits
     np.dot(d_logits.T, hidden, room)
     for i in range(P):
         for j in range(M):
@@ -297,7 +305,11 @@ def _backward(tables, d_tables, pairs, weights, hidden, d_logits, d_hidden, room
             mean = p * left + q * right
             d_scores[a, h] += p * (left - mean)
             d_scores[b, h] += q * (right - mean)
-            d_scores[2 * P, h] -= weights[n, h, 2] * mean
+            d_own[h] -= weights[n, h, 2] * mean
+    for h in range(heads):
+        d_scores[2 * P, h] += d_own[h]
+    for j in range(len(d)):
+        all_base[j] += d_base[j]
 
 
 @inlined

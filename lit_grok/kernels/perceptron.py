@@ -51,13 +51,7 @@ def modular_steps(layers: np.ndarray, squared: bool) -> CompiledSteps:
         layers: Of `layer_table`; the weight of the first is stored as (2P, n_out).
         squared: Squared error instead of cross entropy.
     """
-
-    def prepare(pairs: Tensor) -> np.ndarray | None:
-        if pairs.is_floating_point():
-            return None
-        residues(pairs, int(layers[0, 0]) // 2)
-        return pairs.contiguous().numpy()
-
+    prepare = partial(prepare_pairs, int(layers[0, 0]) // 2)
     return CompiledSteps(prepare, *(partial(step, layers, squared) for step in (_gradient, _train, _evaluate)))
 
 
@@ -77,6 +71,18 @@ def dense_steps(layers: np.ndarray, squared: bool) -> CompiledSteps:
     return CompiledSteps(
         prepare, *(partial(step, layers, squared) for step in (_dense_gradient, _dense_train, _dense_evaluate))
     )
+
+
+def prepare_pairs(P: int, pairs: Tensor) -> np.ndarray | None:
+    """Pairs of residues modulo P, (N, 2), as compiled steps take them; None where they are nothing of the kind.
+
+    Raises:
+        IndexError: As `residues` does.
+    """
+    if pairs.dtype != torch.int64 or pairs.shape[1:] != (2,):
+        return None
+    residues(pairs, P)
+    return pairs.contiguous().numpy()
 
 
 def residues(pairs: Tensor, P: int) -> None:

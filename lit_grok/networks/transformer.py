@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_grok.kernels.attention import PARAMETERS, transformer_steps, transformer_table
+from lit_grok.kernels.attention import saves, transformer_steps, transformer_table
 from lit_grok.kernels.compiled import CompiledSteps
 from lit_grok.kernels.perceptron import residues
 from lit_grok.networks.parameters import affine, look_up
@@ -204,13 +204,32 @@ class Transformer(nn.Module):
     column_major = ()
 
     def compiled_steps(self, offsets: Mapping[str, int], squared: bool) -> CompiledSteps | None:
-        """Its training step for the CPU: of one layer, with ReLU and without normalisation."""
+        """Its training step for the CPU: of one layer, with ReLU and without normalisation, where that is shorter.
+
+        None for any other, and for one whose layers are not those of its sizes any more.
+        """
         block = cast(Block, self.blocks[0])
-        if set(offsets) != set(PARAMETERS) or block.activation != "relu":
+        (d_mlp, d_model), heads = block.mlp_in.weight.shape, block.attention.heads
+        tokens = vocabulary(self.P, self.operand_offset)
+        square = (d_model, d_model)
+        shapes = {
+            "token_embedding.weight": (tokens, d_model),
+            "position_embedding.weight": (3, d_model),
+            **{f"blocks.0.attention.{name}.weight": square for name in ("query", "key", "value", "output")},
+            "blocks.0.mlp_in.weight": (d_mlp, d_model),
+            "blocks.0.mlp_in.bias": (d_mlp,),
+            "blocks.0.mlp_out.weight": (d_model, d_mlp),
+            "blocks.0.mlp_out.bias": (d_model,),
+            "unembedding.weight": (self.P, d_model),
+        }
+        if {name: tuple(p.shape) for name, p in self.named_parameters()} != shapes or d_model % heads:
             return None
-        d_mlp, d_model = block.mlp_in.weight.shape
-        tokens = self.token_embedding.num_embeddings
-        sizes = (self.P, d_model, block.attention.heads, d_mlp, self.operand_offset, tokens)
+        plain = (block.attention_norm, block.mlp_norm, self.final_norm)
+        if len(self.blocks) > 1 or block.activation != "relu" or not all(type(m) is nn.Identity for m in plain):
+            return None
+        if not saves(self.P, d_model, heads, d_mlp):
+            return None
+        sizes = (self.P, d_model, heads, d_mlp, self.operand_offset, tokens)
         return transformer_steps(transformer_table(sizes, offsets), squared)
 
     def _block_stack(self, own: Mapping[str, Tensor], streams: "list[_Rows]", only_last: bool) -> "list[_Rows]":

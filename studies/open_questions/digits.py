@@ -1,6 +1,7 @@
 """Digits, a third task: same features, the same compressive regime, the same path as in the first paper's two?"""
 
 from collections.abc import Mapping
+from functools import partial
 
 import xarray as xr
 from matplotlib.figure import Figure
@@ -38,8 +39,9 @@ def draw(results: Results) -> Mapping[str, Figure]:
     return figures
 
 
-def _excess(tree: xr.DataTree) -> xr.DataArray:
+def _excess(sweep: str, results: Results) -> xr.DataArray:
     """C of the smallest init_scale over that of steady learning, less 1."""
+    tree = results[sweep]
     found = learned(tree, end(tree, COMPRESSIBILITY))
     return found.sel(init_scale=_SMALL, drop=True) / found.sel(init_scale=_STEADY, drop=True) - 1
 
@@ -119,7 +121,7 @@ CLAIMS = (
             says=f"At batch size {size} small initial weights make digits more compressible.",
             source="ours, on Sec. 5",
             statistic=f"C({_SMALL:g}) / C({_STEADY:g}) − 1, batch size {size}",
-            values=lambda results, sweep=sweep: _excess(results[sweep.name]),
+            values=partial(_excess, sweep.name),
             side=">",
             threshold=0.1,
             main=size == 200,

@@ -24,6 +24,7 @@ NETWORKS = {
     "transformer": lambda: Transformer(7, d_model=8, heads=2, d_mlp=12),
     "transformer with two sets of tokens": lambda: Transformer(7, d_model=8, heads=1, d_mlp=16, operand_offset=7),
     "wide transformer": lambda: Transformer(23, d_model=24, heads=3, d_mlp=40),
+    "transformer with overlapping tokens": lambda: Transformer(7, d_model=9, heads=3, d_mlp=17, operand_offset=3),
 }
 
 
@@ -134,12 +135,15 @@ def test_losses_of_extreme_logits(logits, squared):
         assert evaluate_logits(logits, [target], squared)[0] == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["mlp", "ising"])
-def test_a_network_that_is_not_finite_says_so(name):
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("mlp", "output"), ("ising", "fc2"), ("transformer", "unembedding"), ("transformer", "blocks.0.mlp_in")],
+)
+def test_a_network_that_is_not_finite_says_so(name, layer):
     stack = stack_of(name)
     inputs, targets = examples(stack.networks[0], 8)
     with torch.no_grad():
-        stack.stacked()["output.weight" if name == "mlp" else "fc2.weight"].fill_(torch.nan)
+        stack.stacked()[f"{layer}.weight"].fill_(torch.nan)
     steps = stack.compiled_steps(False)
     loss, accuracy = steps.evaluate(stack.flat.detach().numpy()[0], steps.prepare(inputs), targets.numpy())
     assert np.isnan(loss)
@@ -155,8 +159,9 @@ def test_images_of_another_size_or_precision_are_left_to_pytorch():
 
 @pytest.mark.parametrize("residue", [-1, 7, 2**40])
 @pytest.mark.parametrize("position", [0, 1])
-def test_a_residue_that_is_none_is_refused(residue, position):
-    stack = stack_of("mlp", 2)
+@pytest.mark.parametrize("name", ["mlp", "transformer"])
+def test_a_residue_that_is_none_is_refused(name, residue, position):
+    stack = stack_of(name, 2)
     pairs = torch.zeros(2, 4, 2, dtype=torch.int64)
     pairs[1, 3, position] = residue
     with pytest.raises(IndexError, match="0 to 6"):
@@ -169,6 +174,31 @@ def test_dense_inputs_are_left_to_pytorch():
     stack = stack_of("mlp")
     dense = stack.networks[0].two_hot(torch.zeros(4, 2, dtype=torch.int64))
     assert stack.compiled_steps(False).prepare(dense) is None
+
+
+@pytest.mark.parametrize("name", ["mlp", "transformer"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.bool])
+def test_what_is_no_pair_of_integers_is_left_to_pytorch(name, dtype):
+    steps = stack_of(name).compiled_steps(False)
+    assert steps.prepare(torch.zeros(4, 2, dtype=dtype)) is None
+    assert steps.prepare(torch.zeros(4, 1, dtype=torch.int64)) is None
+    pairs = torch.zeros(2, 4, dtype=torch.int64).t()  # stored the other way round
+    assert steps.prepare(pairs).flags.c_contiguous
+
+
+@pytest.mark.parametrize("factor", [1e4, -1e4])
+def test_attention_on_one_token_alone(factor):
+    """Scores far beyond what an exponential can hold, the largest now of the first token, now of another."""
+    stack = stack_of("transformer")
+    with torch.no_grad():
+        stack.stacked()["blocks.0.attention.query.weight"].mul_(factor)
+        stack.stacked()["token_embedding.weight"][:, -1] *= 8  # so that it is itself the one, for one of the signs
+    inputs, targets = examples(stack.networks[0], 64)
+    loss, accuracy, _ = exact(stack, inputs, targets, False)
+    steps = stack.compiled_steps(False)
+    found = steps.evaluate(stack.flat.detach().numpy()[0], steps.prepare(inputs), targets.numpy())
+    assert np.isfinite(loss)
+    assert found == pytest.approx((loss, accuracy), rel=1e-3)
 
 
 class OwnForward(ModularMLP):
@@ -215,8 +245,21 @@ def with_own_attention(network):
     return network
 
 
-def with_a_bias(network):
-    network.unembedding = nn.Linear(128, 7)
+def with_layer(name, layer):
+    network = Transformer(7)
+    network.get_submodule(name.rpartition(".")[0]).register_module(name.rpartition(".")[2], layer)
+    return network
+
+
+def with_two_blocks(network):
+    network.blocks.append(network.blocks[0])
+    return network
+
+
+def with_sizes(**sizes):
+    network = Transformer(7)
+    for name, value in sizes.items():
+        setattr(network.blocks[0].attention if name == "heads" else network, name, value)
     return network
 
 
@@ -235,11 +278,21 @@ def with_a_bias(network):
         lambda: ReplicaStack([Transformer(7, activation="gelu")]),
         lambda: ReplicaStack([Transformer(7, normalisation="layer")]),
         lambda: ReplicaStack([with_own_attention(Transformer(7))]),
-        lambda: ReplicaStack([with_a_bias(Transformer(7))]),
+        lambda: ReplicaStack([with_layer("unembedding", nn.Linear(128, 7))]),
+        lambda: ReplicaStack([with_layer("unembedding", nn.Linear(128, 20, bias=False))]),
+        lambda: ReplicaStack([with_layer("token_embedding", nn.Embedding(9, 128))]),
+        lambda: ReplicaStack([with_layer("position_embedding", nn.Embedding(1, 128))]),
+        lambda: ReplicaStack([with_layer("blocks.0.attention.query", nn.Linear(128, 64, bias=False))]),
+        lambda: ReplicaStack([with_layer("blocks.0.mlp_norm", nn.LayerNorm(128, elementwise_affine=False))]),
+        lambda: ReplicaStack([with_two_blocks(Transformer(7))]),
+        lambda: ReplicaStack([with_sizes(heads=3)]),
+        lambda: ReplicaStack([with_sizes(operand_offset=7)]),
+        lambda: ReplicaStack([Transformer(401)]),
     ],
     ids=[
         *("forward", "stacked forward", "filters", "instance", "layer", "parametrised", "hook", "precision"),
-        *("layers", "activation", "normalisation", "attention", "bias"),
+        *("layers", "activation", "normalisation", "attention", "bias", "classes", "tokens", "positions", "queries"),
+        *("own norm", "same block twice", "heads", "offset", "longer that way"),
     ],
 )
 def test_a_network_that_has_been_changed_is_left_to_pytorch(build):
