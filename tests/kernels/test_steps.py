@@ -199,6 +199,9 @@ def test_attention_on_one_token_alone(factor):
     found = steps.evaluate(stack.flat.detach().numpy()[0], steps.prepare(inputs), targets.numpy())
     assert np.isfinite(loss)
     assert found == pytest.approx((loss, accuracy), rel=1e-3)
+    grad = torch.zeros_like(stack.flat).numpy()[0]
+    steps.gradient(stack.flat.detach().numpy()[0], grad, steps.prepare(inputs), targets.numpy())
+    assert np.isfinite(grad).all()
 
 
 class OwnForward(ModularMLP):
