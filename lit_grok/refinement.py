@@ -12,7 +12,7 @@ import os
 import re
 import shlex
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ import xarray as xr
 from lit_grok.figures.common import save
 from lit_grok.figures.phases import phase_diagram
 from lit_grok.files import ReadError, WriteError
+from lit_grok.measures.grokking import most_frequent
 from lit_grok.results import open_runs
 
 Cell = tuple[float, float]
@@ -71,10 +72,10 @@ def majority(run: xr.DataTree) -> dict[Cell, str]:
         run: What ``open_runs`` gives.
     """
     keys = [np.atleast_1d(run.coords[name].values) for name in ("init_scale", "weight_decay")]
-    counts: dict[Cell, Counter[str]] = defaultdict(Counter)
+    found: dict[Cell, list[str]] = defaultdict(list)
     for scale, decay, status in zip(*keys, np.atleast_1d(run.to_dataset().status.values), strict=True):
-        counts[float(scale), float(decay)][str(status)] += 1
-    return {cell: min(count, key=lambda name: (-count[name], name)) for cell, count in counts.items()}
+        found[float(scale), float(decay)].append(str(status))
+    return {cell: most_frequent(statuses)[0] for cell, statuses in found.items()}
 
 
 def commands(run: xr.DataTree, overrides: Sequence[str], folder: Path, resolution: float = 1.1) -> Iterator[str]:

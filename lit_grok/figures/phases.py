@@ -1,6 +1,5 @@
 """The phase diagram over initial scales and weight decays: where a network groks, learns steadily, or does neither."""
 
-from collections import Counter
 from copy import copy
 
 import matplotlib
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from lit_grok.figures.common import has, heading, legend, measured
+from lit_grok.measures.grokking import most_frequent
 
 #: From what learns to what does not; colours that are told apart without red and green.
 COLOURS = {
@@ -130,7 +130,7 @@ def _statuses(axes: Axes, status: np.ndarray, cells: list[list[np.ndarray]]) -> 
     image = np.ones((len(cells), len(cells[0]), 4))
     for y, row in enumerate(cells):
         for x, cell in enumerate(row):
-            name, count = Counter(status[cell].tolist()).most_common(1)[0]
+            name, count = most_frequent(status[cell].tolist())
             image[y, x] = matplotlib.colors.to_rgba(COLOURS[name])
             if count < len(cell):
                 axes.text(x, y, f"{count}/{len(cell)}", ha="center", va="center", fontsize="x-small", color="w")

@@ -1,5 +1,7 @@
 """Grokking time and what became of a run, from its curves."""
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -138,3 +140,15 @@ def _reaches_maximum(epochs: ArrayLike, accuracy: ArrayLike) -> int | None:
     if values.size == 0 or np.isnan(values).all():
         return None
     return int(np.asarray(epochs)[np.argmax(values >= 0.95 * np.nanmax(values))])
+
+
+def most_frequent(statuses: Iterable[str]) -> tuple[str, int]:
+    """The status that most have, of several the first in the alphabet, and how many have it.
+
+    Example:
+        >>> most_frequent(["steady", "grokked", "steady"]), most_frequent(["steady", "grokked"])
+        (('steady', 2), ('grokked', 1))
+    """
+    counts = Counter(statuses)
+    name = min(counts, key=lambda status: (-counts[status], status))
+    return name, counts[name]
