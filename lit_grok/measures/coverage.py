@@ -49,6 +49,9 @@ def nearest_in_class(
     """
     train, query = _checked(train_pairs, P), _checked(pairs, P)
     train_of, query_of = _array(train_classes), _array(classes)
+    # The tree splits points just beside a coordinate. Beside 0 that is a denormal number, which is 0 again in a process
+    # that flushes them, as a training does: it would split for ever.
+    train, query = train + 0.5, query + 0.5
     distances = np.full(len(query), np.inf)
     for c in np.intersect1d(train_of, query_of):
         tree = KDTree(train[train_of == c], boxsize=P if cyclic else None)

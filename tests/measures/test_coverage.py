@@ -172,3 +172,16 @@ def test_limits_of_the_bound():
 def test_impossible_coverage_is_refused(C, fraction, message):
     with pytest.raises(ValueError, match=message):
         coverage_lower_bound(5, C, fraction)
+
+
+def test_a_class_on_the_axes_where_denormal_numbers_are_flushed():
+    """As those of a b = 0 in a training: a tree that splits beside the coordinate 0 never ends."""
+    a = torch.arange(31)
+    train = torch.cat([torch.stack([0 * a, a], 1), torch.stack([a[1:], 0 * a[1:]], 1)])
+    classes = torch.zeros(len(train))
+    torch.set_flush_denormal(True)
+    try:
+        found = nearest_in_class(train, classes, torch.tensor([[3, 4], [58, 0]]), torch.zeros(2), 59)
+    finally:
+        torch.set_flush_denormal(False)
+    assert found.tolist() == [3, 1]
