@@ -20,7 +20,7 @@ from studies.runs import Run, Sweep
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 #: A summary keeps so many points of a long axis: more cannot be told apart in a figure.
-_POINTS = 60
+_POINTS = 64
 _DIGITS = 4
 _SHAPE = {"study": str, "versions": list, "runs": list, "claims": list, "results": dict}
 _OUTCOMES = ("status", "t_train", "t_test", "t_grok", "epochs")

@@ -229,12 +229,12 @@ def draw(results: Results) -> Mapping[str, Figure]:
     if any(sweep.name not in results for sweep in FORECASTS.values()):
         return {}
     found = {name: statistics(results, name) for name in MEASURES}
-    figure = Figure(figsize=(7.2, 0.24 * len(found) + 1.2), layout="constrained")
+    figure = Figure(figsize=(8.4, 0.24 * len(found) + 1.2), layout="constrained")
     titles = {
         "rho": "|Spearman's ρ|\nwith the test loss",
-        "auroc": f"AUROC, understanding\nwithin {HORIZON} epochs",
-        "lead": "lead beyond an alarm\nalways on (epochs)",
-        "false_alarms": "false alarms\n(share of settings)",
+        "auroc": f"AUROC of {HORIZON} epochs\nto understanding",
+        "lead": "epochs ahead of an\nalarm always on",
+        "false_alarms": "settings with\na false alarm",
     }
     for axes, (key, title) in zip(figure.subplots(1, len(titles), sharey=True), titles.items(), strict=True):
         for row, (name, told) in enumerate(found.items()):
