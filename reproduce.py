@@ -34,7 +34,10 @@ def arguments() -> argparse.Namespace:
         prog="python reproduce.py", description=__doc__.replace("``", ""), allow_abbrev=False
     )
     parser.add_argument(
-        "studies", nargs="*", metavar="STUDY", help="names or figures, such as fig5; all; none lists them"
+        "studies",
+        nargs="*",
+        metavar="STUDY",
+        help="names or figures, such as fig5, or prime_fig4 of the second paper; all; none lists them",
     )
     parser.add_argument("--seeds", type=seeds, default="5", help="how many, or a range such as 3:5 (default: 5)")
     parser.add_argument("--jobs", type=count, default=1, help="runs at a time, one thread each (default: 1)")

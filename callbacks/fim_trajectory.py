@@ -175,8 +175,8 @@ class FIMTrajectoryCallback(AnalysisCallback):
         shutil.rmtree(self._directory, ignore_errors=True)
         if len(self._recent) > 1:
             log.info(
-                "FIMTrajectoryCallback: extended later, this run will lack its stiff and sloppy steps before epoch %d, "
-                "which need the snapshots that keep_trajectory=true leaves",
+                "FIMTrajectoryCallback: if this run is extended, its steps before epoch %d will not be told apart as "
+                "stiff and sloppy; keep_trajectory=true keeps the snapshots that this takes",
                 min(self._recent),
             )
 

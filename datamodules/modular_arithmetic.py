@@ -1,5 +1,6 @@
 """Arithmetic modulo P: all pairs of residues and the result of one operation on them."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from datamodules.base import Dataset, ReplicaDataModule, Split
 from datamodules.streams import stream
+
+log = logging.getLogger("lit_grok")
 
 #: Targets modulo P of residues a and b, by the name of the operation.
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -90,6 +93,13 @@ class ModularArithmeticDataModule(ReplicaDataModule):
             )
         self.P, self.operation, self.train_fraction = P, operation, train_fraction
         self.hole, self.hole_size = hole, -1 if hole_size is None else hole_size
+        asked, free = int(train_fraction * P**2), P**2 - int(self.in_hole(self.dataset().inputs).sum())
+        if asked > free:
+            log.warning(
+                "hole=%s hole_size=%s leaves %d pairs to train on, fewer than the %d of train_fraction=%g: all of them "
+                "are trained on, and the hole alone is tested on",
+                *(hole, hole_size, free, asked, train_fraction),
+            )
 
     def dataset(self) -> Dataset:
         """All P² pairs in lexicographic order."""

@@ -60,6 +60,10 @@ def all_verdicts(paper: str, title: str, folder: Path = RESULTS) -> str:
             parts += ["", "```text", *(run["command"] for run in summary["runs"]), "```"]
         if summary["versions"]:
             parts += ["", "; ".join(summary["versions"])]
+    there = {study.name for study, _ in summaries(folder, studies.of_paper(paper))}
+    left = [study.name for study in studies.of_paper(paper) if study.name not in there]
+    if left:
+        parts += ["", f"Not run yet: {', '.join(left)} (`python reproduce.py` says what they ask)."]
     return "\n".join(parts) + "\n"
 
 

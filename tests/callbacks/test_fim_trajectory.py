@@ -195,8 +195,7 @@ def test_an_extended_run_has_no_gap_at_the_seam(command, every):
             assert theirs.sel(epoch=slice(None, first - 1), subspace=subspace).notnull().any()
     log = (command.folder / "longer/train.log").read_text()
     assert (
-        f"extended later, this run will lack its stiff and sloppy steps before epoch {12 // every * every - every},"
-        in log
+        f"if this run is extended, its steps before epoch {12 // every * every - every} will not be told apart" in log
     )
     assert f" of {24 // every + 1} snapshots are not in longer/trajectory" in log
     assert "WARNING" not in log

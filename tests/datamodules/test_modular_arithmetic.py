@@ -204,3 +204,17 @@ def test_a_full_batch():
 def test_holes_and_operations_that_cannot_be(options, message):
     with pytest.raises(ValueError, match=message):
         ModularArithmeticDataModule(**{"P": 11} | options)
+
+
+def test_a_hole_that_leaves_too_few_pairs_is_said(caplog):
+    ModularArithmeticDataModule(P=23, train_fraction=0.6, hole="strip", hole_size=8, batch_size=None)
+    assert not caplog.records  # 317 of 322
+    data = ModularArithmeticDataModule(P=23, train_fraction=0.7, hole="strip", hole_size=8, batch_size=None)
+    (record,) = caplog.records
+    assert (
+        "hole=strip hole_size=8 leaves 322 pairs to train on, fewer than the 370 of train_fraction=0.7"
+        in record.message
+    )
+    data.setup()
+    assert data.split("train")[0].shape[1] == 322
+    assert data.in_hole(data.split("test")[0]).all()
