@@ -93,7 +93,8 @@ class ModularArithmeticDataModule(ReplicaDataModule):
             )
         self.P, self.operation, self.train_fraction = P, operation, train_fraction
         self.hole, self.hole_size = hole, -1 if hole_size is None else hole_size
-        asked, free = int(train_fraction * P**2), P**2 - int(self.in_hole(self.dataset().inputs).sum())
+        width = self.hole_size + 1
+        asked, free = int(train_fraction * P**2), P**2 - width * (P if hole == "strip" else width)
         if asked > free:
             log.warning(
                 "hole=%s hole_size=%s leaves %d pairs to train on, fewer than the %d of train_fraction=%g: all of them "

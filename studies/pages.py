@@ -50,7 +50,8 @@ def all_verdicts(paper: str, title: str, folder: Path = RESULTS) -> str:
         folder: Where the summaries are.
     """
     parts = [f"# Claims and verdicts: {title}", "", EXPLANATION, "", "Written by `python -m studies.pages`."]
-    for study, summary in summaries(folder, studies.of_paper(paper)):
+    known = list(summaries(folder, studies.of_paper(paper)))
+    for study, summary in known:
         parts += ["", f"## {heading(study)}", "", f"`python reproduce.py {study.name}`", "", *_HEADER]
         parts += [_row(claim) for claim in summary["claims"]]
         each = [claim for claim in summary["claims"] if claim["values"]]
@@ -60,9 +61,8 @@ def all_verdicts(paper: str, title: str, folder: Path = RESULTS) -> str:
             parts += ["", "```text", *(run["command"] for run in summary["runs"]), "```"]
         if summary["versions"]:
             parts += ["", "; ".join(summary["versions"])]
-    there = {study.name for study, _ in summaries(folder, studies.of_paper(paper))}
-    left = [study.name for study in studies.of_paper(paper) if study.name not in there]
-    if left:
+    there = {study.name for study, _ in known}
+    if left := [study.name for study in studies.of_paper(paper) if study.name not in there]:
         parts += ["", f"Not run yet: {', '.join(left)} (`python reproduce.py` says what they ask)."]
     return "\n".join(parts) + "\n"
 

@@ -10,17 +10,16 @@ from lit_grok.figures.geometry import directions
 from lit_grok.figures.grokking import curves
 from studies.claims import Claim, Results
 from studies.drawing import against_scale
+from studies.grokking_vs_learning.compressibility import COMPRESSIBILITY, excess
 from studies.grokking_vs_learning.path import CONSECUTIVE, ORIGIN, VARIANT, on_plateau
+from studies.grokking_vs_learning.sweeps import COMPRESSED, MOD_ADD_STEADY
 from studies.open_questions.sweeps import DIGIT_BATCHES, DIGITS, DIGITS_GROK
 from studies.readings import at, end, grid, grokked, is_status, learned
 from studies.study import Study, chosen
 
-COMPRESSIBILITY, CKA, CHANCE, MEAN_CKA = (
-    *("pruning/final_compressibility", "similarity/cka"),
-    *("similarity/shuffled_cka", "similarity/mean_cka"),
-)
+CKA, CHANCE, MEAN_CKA = "similarity/cka", "similarity/shuffled_cka", "similarity/mean_cka"
 _LAYER = "hidden.1"
-_SMALL, _BETWEEN, _STEADY = 0.1, 0.3, 1.0
+_BETWEEN, _STEADY = 0.3, MOD_ADD_STEADY
 _WHERE = f"init_scale {DIGITS_GROK:g}, Fisher information of the classifier"
 _CKA = f"CKA of {_LAYER} at init_scale {DIGITS_GROK:g} and {_STEADY:g}"
 
@@ -40,10 +39,7 @@ def draw(results: Results) -> Mapping[str, Figure]:
 
 
 def _excess(sweep: str, results: Results) -> xr.DataArray:
-    """C of the smallest init_scale over that of steady learning, less 1."""
-    tree = results[sweep]
-    found = learned(tree, end(tree, COMPRESSIBILITY))
-    return found.sel(init_scale=_SMALL, drop=True) / found.sel(init_scale=_STEADY, drop=True) - 1
+    return excess(results[sweep])
 
 
 def _alike(results: Results, one: float, other: float) -> xr.DataArray:
@@ -69,10 +65,6 @@ def _approach(results: Results) -> xr.DataArray:
     tree = results[DIGITS.name]
     before = at(tree, MEAN_CKA, grid(tree, "t_test") / 2, layer=_LAYER)
     return grokked(tree, end(tree, MEAN_CKA, layer=_LAYER) - before).sel(init_scale=DIGITS_GROK, drop=True)
-
-
-def _path(path: str, results: Results) -> xr.DataArray:
-    return on_plateau(results[DIGITS.name], path, DIGITS_GROK)
 
 
 CLAIMS = (
@@ -120,7 +112,7 @@ CLAIMS = (
             name=f"digits_regime_{size}",
             says=f"At batch size {size} small initial weights make digits more compressible.",
             source="ours, on Sec. 5",
-            statistic=f"C({_SMALL:g}) / C({_STEADY:g}) − 1, batch size {size}",
+            statistic=f"C({COMPRESSED:g}) / C({_STEADY:g}) − 1, batch size {size}",
             values=partial(_excess, sweep.name),
             side=">",
             threshold=0.1,
@@ -133,7 +125,7 @@ CLAIMS = (
         says="The network that groks digits walks a straight line on the plateau.",
         source="ours, on Sec. 6.3",
         statistic=f"mean cosine of consecutive steps from t_train to t_test, {_WHERE}",
-        values=lambda results: _path(CONSECUTIVE, results),
+        values=lambda results: on_plateau(results[DIGITS.name], CONSECUTIVE, DIGITS_GROK),
         side=">",
         threshold=0.95,
     ),
@@ -142,7 +134,7 @@ CLAIMS = (
         says="That line leads to the origin.",
         source="ours, on Sec. 6.3",
         statistic=f"mean cosine with the way to the origin from t_train to t_test, {_WHERE}",
-        values=lambda results: _path(ORIGIN, results),
+        values=lambda results: on_plateau(results[DIGITS.name], ORIGIN, DIGITS_GROK),
         side=">",
         threshold=0.8,
         main=True,
