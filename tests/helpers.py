@@ -180,6 +180,12 @@ class NotesEvaluation(L.Callback):
         self.seen.append((watched(trainer), {k: v.item() for k, v in trainer.callback_metrics.items()}))
 
 
+def wandb_ids(run_dir):
+    """The identifiers of the W&B runs below a directory; one that was resumed within a second has two folders."""
+    folders = Path(run_dir).glob("wandb/offline-run-*")
+    return sorted({folder.name.split("-")[3] for folder in folders})  # offline-run-DATE-ID, then perhaps a number
+
+
 def wandb_records(run_dir):
     """What each W&B run below a directory has written, in its own format: https://github.com/google/leveldb's log."""
     import wandb

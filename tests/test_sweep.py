@@ -8,7 +8,7 @@ import wandb
 from wandb import wandb_agent
 from wandb.sdk.launch.sweeps.utils import load_sweep_config
 
-from tests.helpers import wandb_names, wandb_records
+from tests.helpers import wandb_ids, wandb_names, wandb_records
 
 SWEEPS = sorted((Path(__file__).parents[1] / "configs" / "sweep").glob("*.yaml"))
 SWEEP, RUN = "4qt1zzu8", "1mbku38n"
@@ -77,7 +77,7 @@ def test_a_run_of_a_sweep_goes_on_in_the_same_wandb_run_without_the_agent(comman
     wandb.teardown()
     result = command("resume=run", "epochs=3")
     assert (result.code, result.err) == (0, "")
-    assert {path.name.rpartition("-")[2] for path in Path("run/wandb").glob("offline-run-*")} == {RUN}
+    assert wandb_ids("run") == [RUN]
 
 
 @pytest.mark.parametrize("several", [["seed=0:2"], ["seed=0,1", "-m"], ["init_scale=[1,10]"]])

@@ -14,7 +14,7 @@ import yaml
 from lightning.pytorch.loggers import WandbLogger
 
 import lit_grok
-from tests.helpers import SUMMARY_FIELDS, files_with
+from tests.helpers import SUMMARY_FIELDS, files_with, wandb_ids
 
 ROOT = Path(__file__).parents[1]
 
@@ -587,7 +587,7 @@ def test_offline_run_directories_one_per_replica(command):
     run = command.mod_add("logger=wandb", "seed=0:2", "epochs=2")
     ids = json.loads((run / "wandb_ids.json").read_text())
     assert len(set(ids)) == 2
-    assert sorted(path.name.split("-")[-1] for path in wandb_runs(run)) == sorted(ids)
+    assert wandb_ids(run) == sorted(ids)
     assert all(list(path.glob("*.wandb")) for path in wandb_runs(run))
     assert os.listdir(command.folder) == ["run"]
 

@@ -9,7 +9,7 @@ import pytest
 import wandb
 
 from lit_grok import loggers
-from tests.helpers import files_with
+from tests.helpers import files_with, wandb_ids
 
 LABELS = ["init_scale=1 seed=0", "init_scale=10 seed=0"]
 REPLICAS = [{"init_scale": 1.0, "seed": 0}, {"init_scale": 10.0, "seed": 0}]
@@ -242,7 +242,7 @@ def test_without_a_server_the_run_goes_on_offline(tmp_path, server, caplog, kind
     loggers.finish(both, [], 0)
     assert not files_with(tmp_path, KEY)
     ids = json.loads((tmp_path / "wandb_ids.json").read_text())
-    assert sorted(p.name.rpartition("-")[2] for p in (tmp_path / "wandb").glob("offline-run-*")) == sorted(ids)
+    assert wandb_ids(tmp_path) == sorted(ids)
 
 
 def test_a_server_that_stops_answering_later_does_not_hold_the_end_up_for_ever(tmp_path, server, caplog):
