@@ -33,7 +33,7 @@ _MODULES = {
         *("commutativity", "holes", "depth", "operations", "initial_embedding"),
         *("embedding_difference", "forecast", "polygons"),
     ),
-    "open_questions": ("phases", "superposition", "learning_coefficient", "ablations", "digits"),
+    "open_questions": ("phases", "moduli", "superposition", "learning_coefficient", "ablations", "digits"),
 }
 
 

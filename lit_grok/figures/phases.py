@@ -1,4 +1,4 @@
-"""The phase diagram over initial scales and weight decays: where a network groks, learns steadily, or does neither."""
+"""The phase diagram over initial scales and, say, weight decays: where a network groks, learns, or does neither."""
 
 from copy import copy
 
@@ -32,27 +32,33 @@ _DECADE = 5  # a range so wide is mapped by its logarithm
 _WIDTH, _HEIGHT = 0.42, 0.32  # inches of a cell
 
 
-def has_phases(run: xr.DataTree) -> bool:
-    """Whether the run has at least three init_scales and two weight decays, each with each."""
-    scales, decays = _axes(run)
-    full = all(cell.size for row in _cells(run) for cell in row)
-    return len(scales) >= 3 and len(decays) >= 2 and full
+def has_phases(run: xr.DataTree, key: str = "weight_decay") -> bool:
+    """Whether the run has at least three init_scales and two weight decays, or values of another key, each with each.
+
+    Args:
+        run: What ``open_run`` or ``open_runs`` gives.
+        key: Of the vertical axis: positive numbers by which its replicas are told apart.
+    """
+    scales, values = _axes(run, key)
+    full = all(cell.size for row in _cells(run, key) for cell in row)
+    return len(scales) >= 3 and len(values) >= 2 and full
 
 
-def phase_diagram(run: xr.DataTree) -> Figure:
+def phase_diagram(run: xr.DataTree, key: str = "weight_decay") -> Figure:
     """Status, t_test / t_train and what was measured at the end, for each init_scale and weight decay.
 
     Args:
         run: What ``open_run`` or ``open_runs`` gives. Where the cells are not a whole grid (`has_phases`), those that
             are missing look like the nearest one, and those that are there have a dot.
+        key: Of the vertical axis, as in `has_phases`.
 
     Returns:
         The figure. A cell has the status of most of its seeds, with their number where they are not unanimous, and
         the median of those that learned; of the test accuracy and C the median of all.
     """
-    scales, decays = _axes(run)
-    measured_cells = _cells(run)
-    cells = _filled(measured_cells, scales, decays)
+    scales, rows = _axes(run, key)
+    measured_cells = _cells(run, key)
+    cells = _filled(measured_cells, scales, rows)
     root = measured(run, "/")
     delay = (root.t_test / root.t_train.clip(min=1)).values
     quantities: dict[str, tuple[np.ndarray, Normalize | None]] = {"$t_{\\rm test}$ / $t_{\\rm train}$": (delay, None)}
@@ -61,7 +67,7 @@ def phase_diagram(run: xr.DataTree) -> Figure:
         if has(run, branch, variable):
             quantities[name] = _last(measured(run, branch)[variable]), norm
     figure = Figure(
-        figsize=((_WIDTH * len(scales) + 1.1) * (1 + len(quantities)) + 0.6, _HEIGHT * len(decays) + 1.7),
+        figsize=((_WIDTH * len(scales) + 1.1) * (1 + len(quantities)) + 0.6, _HEIGHT * len(rows) + 1.7),
         layout="constrained",
     )
     panels = figure.subplots(1, 1 + len(quantities), sharey=True)
@@ -76,41 +82,41 @@ def phase_diagram(run: xr.DataTree) -> Figure:
         figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
     for axes in panels:
         axes.set_xticks(range(len(scales)), [f"{scale:g}" for scale in scales], rotation=90, fontsize="small")
-        axes.set_yticks(range(len(decays)), [f"{decay:g}" for decay in decays], fontsize="small")
+        axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows], fontsize="small")
         axes.set_xlabel("init_scale")
         if cells is not measured_cells:
             dots = [(x, y) for y, row in enumerate(measured_cells) for x, cell in enumerate(row) if cell.size]
             axes.plot(*np.transpose(dots), ".", color="w", markersize=3, markeredgecolor="k", markeredgewidth=0.4)
-    panels[0].set_ylabel("weight decay")
+    panels[0].set_ylabel(key.replace("_", " "))
     there = set(root.status.values.tolist())
     legend(figure, [Patch(color=colour, label=name) for name, colour in COLOURS.items() if name in there])
     figure.suptitle(heading(run, "most frequent status, medians"), fontsize="medium")
     return figure
 
 
-def _axes(run: xr.DataTree) -> tuple[np.ndarray, np.ndarray]:
-    scales, decays = (np.unique(np.atleast_1d(run.coords[name].values)) for name in ("init_scale", "weight_decay"))
-    return scales, decays
+def _axes(run: xr.DataTree, key: str) -> tuple[np.ndarray, np.ndarray]:
+    scales, rows = (np.unique(np.atleast_1d(run.coords[name].values)) for name in ("init_scale", key))
+    return scales, rows
 
 
-def _cells(run: xr.DataTree) -> list[list[np.ndarray]]:
-    """The replicas of each cell, by weight decay and init_scale."""
-    scales, decays = (np.atleast_1d(run.coords[name].values) for name in ("init_scale", "weight_decay"))
-    return [[np.flatnonzero((scales == s) & (decays == d)) for s in np.unique(scales)] for d in np.unique(decays)]
+def _cells(run: xr.DataTree, key: str) -> list[list[np.ndarray]]:
+    """The replicas of each cell, by the key and init_scale."""
+    scales, values = (np.atleast_1d(run.coords[name].values) for name in ("init_scale", key))
+    return [[np.flatnonzero((scales == s) & (values == v)) for s in np.unique(scales)] for v in np.unique(values)]
 
 
-def _filled(cells: list[list[np.ndarray]], scales: np.ndarray, decays: np.ndarray) -> list[list[np.ndarray]]:
-    """The cells with those that are empty as the nearest one that is not, by the logarithms of scale and decay."""
+def _filled(cells: list[list[np.ndarray]], scales: np.ndarray, rows: np.ndarray) -> list[list[np.ndarray]]:
+    """The cells with those that are empty as the nearest one that is not, by the logarithms of both axes."""
     if all(cell.size for row in cells for cell in row):
         return cells
-    x, y = (np.log(np.where(v > 0, v, v[v > 0].min(initial=np.inf) / 10)) for v in (scales, decays))
+    x, y = (np.log(np.where(v > 0, v, v[v > 0].min(initial=np.inf) / 10)) for v in (scales, rows))
     there = [(j, i) for j, row in enumerate(cells) for i, cell in enumerate(row) if cell.size]
 
     def nearest(j: int, i: int) -> np.ndarray:
         best = min(there, key=lambda at: (x[at[1]] - x[i]) ** 2 + (y[at[0]] - y[j]) ** 2)
         return cells[best[0]][best[1]]
 
-    return [[nearest(j, i) for i in range(len(scales))] for j in range(len(decays))]
+    return [[nearest(j, i) for i in range(len(scales))] for j in range(len(rows))]
 
 
 def _last(array: xr.DataArray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a sweep for each weight decay has measured, arranged by (weight decay, init_scale) and seed."""
+"""What a sweep for each weight decay, or modulus, has measured, arranged by (that, init_scale) and seed."""
 
 from collections.abc import Callable, Mapping
 
@@ -19,21 +19,25 @@ def ends(results: Results, sweeps: Mapping[float, Sweep], path: str, **labels: s
         path: ``BRANCH/VARIABLE``.
         labels: Of further dimensions.
     """
-    return at_decays(results, sweeps, lambda tree: end(tree, path, **labels))
+    return along(results, sweeps, lambda tree: end(tree, path, **labels))
 
 
-def at_decays(
-    results: Results, sweeps: Mapping[float, Sweep], measure: Callable[[xr.DataTree], xr.DataArray]
+def along(
+    results: Results,
+    sweeps: Mapping[float, Sweep] | Mapping[int, Sweep],
+    measure: Callable[[xr.DataTree], xr.DataArray],
+    key: str = "weight_decay",
 ) -> xr.DataArray:
-    """Something measured of the trainings of each weight decay, dimensions (weight_decay, init_scale, seed, …).
+    """Something measured of the trainings of each sweep, dimensions (key, init_scale, seed, …).
 
     Args:
         results: Those of the sweeps.
-        sweeps: By their weight decay.
+        sweeps: By their value of the key.
         measure: Of one tree, dimensions (init_scale, seed, …).
+        key: In what they differ.
     """
     each = [measure(results[sweep.name]) for sweep in sweeps.values()]
-    return xr.concat(each, xr.DataArray(list(sweeps), dims="weight_decay", name="weight_decay"), join="outer")
+    return xr.concat(each, xr.DataArray(list(sweeps), dims=key, name=key), join="outer")
 
 
 def as_cells(array: xr.DataArray) -> xr.DataArray:
@@ -41,20 +45,23 @@ def as_cells(array: xr.DataArray) -> xr.DataArray:
     return array.stack(cell=("weight_decay", "init_scale"))
 
 
-def joined(results: Results, sweeps: Mapping[float, Sweep]) -> xr.DataTree | None:
-    """One tree with the replicas of all weight decays; None where there are none.
+def joined(
+    results: Results, sweeps: Mapping[float, Sweep] | Mapping[int, Sweep], key: str = "weight_decay"
+) -> xr.DataTree | None:
+    """One tree with the replicas of all sweeps, told apart by the key; None where there are none.
 
     Args:
         results: Those of the sweeps.
-        sweeps: By their weight decay.
+        sweeps: By their value of the key.
+        key: In what they differ.
     """
-    trees = [results[sweep.name] for sweep in sweeps.values() if sweep.name in results]
-    if not trees:
+    apart = [(value, results[sweep.name].copy()) for value, sweep in sweeps.items() if sweep.name in results]
+    if not apart:
         return None
-    apart = [tree.copy() for tree in trees]
-    for tree in apart:
-        tree.dataset = tree.to_dataset().reset_index("replica")
-    return index_replicas(join(apart))
+    for value, tree in apart:
+        root = tree.to_dataset().reset_index("replica")
+        tree.dataset = root.assign_coords({key: ("replica", [value] * root.sizes["replica"])})
+    return index_replicas(join([tree for _, tree in apart]), also=[key])
 
 
 def trained(results: Results, sweeps: Mapping[float, Sweep]) -> dict[str, xr.DataTree]:

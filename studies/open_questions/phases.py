@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from lit_grok.figures.phases import has_phases, phase_diagram
 from studies.claims import Claim, Results
-from studies.open_questions.cells import at_decays, joined
+from studies.open_questions.cells import along, joined
 from studies.open_questions.sweeps import ISING_PHASES, PHASES
 from studies.readings import end, grid, grokked, is_status, learned
 from studies.study import Study
@@ -38,7 +38,7 @@ def _share_of(
 def _plateaus_beyond(results: Results, task: str) -> xr.DataArray:
     """Shortest t_test at init_scale 10 over the larger weight decays at which it groks, over that at the usual one."""
     sweeps, usual = _GRIDS[task], _USUAL[task]
-    times = at_decays(results, sweeps, lambda tree: grokked(tree, grid(tree, "t_test"))).sel(init_scale=10.0, drop=True)
+    times = along(results, sweeps, lambda tree: grokked(tree, grid(tree, "t_test"))).sel(init_scale=10.0, drop=True)
     larger = [decay for decay in sweeps if decay > usual]
     return times.sel(weight_decay=larger).min("weight_decay") / times.sel(weight_decay=usual, drop=True)
 
@@ -47,7 +47,7 @@ def _steady_at_most_decay(results: Results, task: str) -> xr.DataArray:
     """Share of what learns steadily in what learns, at the largest weight decay at which any init_scale learns."""
 
     def count(*status: str) -> xr.DataArray:
-        return at_decays(results, _GRIDS[task], lambda tree: is_status(tree, *status)).sum("init_scale")
+        return along(results, _GRIDS[task], lambda tree: is_status(tree, *status)).sum("init_scale")
 
     def of_seed(some: np.ndarray, all_: np.ndarray) -> float:
         known = np.flatnonzero(all_)
@@ -60,7 +60,7 @@ def _steady_at_most_decay(results: Results, task: str) -> xr.DataArray:
 
 def _corner(results: Results) -> xr.DataArray:
     """Highest C where init_scale is at most .4, over the highest where it is at least 4, of what learns."""
-    found = at_decays(results, PHASES, lambda tree: learned(tree, end(tree, COMPRESSIBILITY)))
+    found = along(results, PHASES, lambda tree: learned(tree, end(tree, COMPRESSIBILITY)))
     small, large = found.init_scale <= _SMALL, found.init_scale >= _LARGE
     return found.where(small).max(["weight_decay", "init_scale"]) / found.where(large).max(
         ["weight_decay", "init_scale"]
@@ -68,17 +68,6 @@ def _corner(results: Results) -> xr.DataArray:
 
 
 CLAIMS = (
-    Claim(
-        name="smaller_modulus_groks",
-        says="Modulo 59 a network groks at init_scale 1, where modulo 113 it learns steadily.",
-        source="ours",
-        statistic="whether it groks at weight decay 3e-5",
-        values=partial(_share_of, task="mod_add", decay=3e-5, scale=1.0),
-        side=">",
-        threshold=0.5,
-        kind="share",
-        main=True,
-    ),
     Claim(
         name="decay_breaks_down",
         says="Beyond some weight decay modular addition is not learned, from whatever scale.",

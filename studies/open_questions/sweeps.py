@@ -26,16 +26,10 @@ ENCODINGS = {
 #: Phase diagrams, of modular addition at P = 59, where a replica costs a third of one at 113, and of the Ising task.
 #: A cell is the end of a training, so nothing is measured on the way but the accuracies.
 _MAPPED = tuple(f"callbacks.{name}.per_decade=null" for name in ("pruning", "weights"))
+_MOD_ADD_MAPPED = ("~callbacks.fim_trajectory", "~callbacks.similarity", "callbacks.ipr.per_decade=null", *_MAPPED)
+_MAP_SCALES = (0.1, 0.2, 0.4, 0.7, 1.0, 2.0, 4.0, 10.0)
 PHASES = {
-    decay: Sweep(
-        f"phases_{decay:g}",
-        "mod_add",
-        (0.1, 0.2, 0.4, 0.7, 1.0, 2.0, 4.0, 10.0),
-        (
-            *("P=59", f"weight_decay={decay:g}", "~callbacks.fim_trajectory", "~callbacks.similarity"),
-            *("callbacks.ipr.per_decade=null", *_MAPPED),
-        ),
-    )
+    decay: Sweep(f"phases_{decay:g}", "mod_add", _MAP_SCALES, ("P=59", f"weight_decay={decay:g}", *_MOD_ADD_MAPPED))
     for decay in (3e-5, 1e-4, 3e-4, 6e-4, 1e-3, 2e-3)
 }
 ISING_PHASES = {
@@ -50,6 +44,13 @@ ISING_PHASES = {
     )
     for decay in (0.01, 0.03, 0.1, 0.2, 0.4, 0.8)
 }
+
+#: The same along the modulus, at the paper's weight decay.
+MODULI = {
+    P: Sweep(f"modulus_{P}", "mod_add", _MAP_SCALES, (f"P={P}", "weight_decay=3e-5", *_MOD_ADD_MAPPED))
+    for P in (31, 43, 83, 113)
+}
+MODULI[59] = PHASES[3e-5]
 
 #: Digits: where they are grokked; what is in the way of a long training is measured at its end.
 DIGITS_GROK = 8.0

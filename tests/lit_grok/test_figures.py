@@ -337,6 +337,16 @@ def test_phases_are_the_majority_of_the_seeds():
     assert delay[:, 1:].tolist() == [[2.5, 25.0], [2.5, 25.0]]  # t_train 2, t_test 5 and 50
 
 
+def test_phases_over_another_key():
+    run = tree(scales=(0.1, 1.0, 10.0), seeds=1, decays=(1e-5, 1e-3))
+    assert not has_phases(run, "seed")
+    run.dataset = run.to_dataset().assign_coords(P=("replica", np.where(run.weight_decay == 1e-5, 31, 59)))
+    assert has_phases(run, "P")
+    axes = phase_diagram(run, "P").axes[0]
+    assert axes.get_ylabel() == "P"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["31", "59"]
+
+
 def test_no_phases_without_a_grid():
     assert not has_phases(tree(scales=(0.1, 1.0, 10.0)))
     assert not has_phases(tree(scales=(1.0, 10.0), decays=(1e-5, 1e-3)))

@@ -146,6 +146,8 @@ def everything(sweep):
         return worlds.ablation(sweep.task, sweep, [True, True])
     if "phases" in sweep.name:
         return worlds.phases(float(sweep.name.rpartition("_")[2]), sweep, [True, True])
+    if sweep.name.startswith("modulus"):
+        return worlds.modulus(int(sweep.name.rpartition("_")[2]), sweep, [True, True])
     if sweep.task == "prime":
         return worlds.prime(sweep, [True, True])
     tree = plausible(sweep.task, scales=sweep.init_scales, seeds=2)

@@ -11,6 +11,7 @@ from studies.beyond_progress_measures import sweeps as prime_sweeps
 from studies.claims import Results
 from studies.grokking_vs_learning import sweeps
 from studies.open_questions import sweeps as open_sweeps
+from studies.open_questions.moduli import steps_per_epoch
 
 _STEP = {"metric": ["fisher", "euclidean"], "subspace": ["all", "stiff", "sloppy"]}
 _VARIANTS = ["classif_logits", "regression"]
@@ -49,6 +50,9 @@ def _results(holds):
         found[sweep.name] = digits(sweep, holds)
     for decay, sweep in (*open_sweeps.PHASES.items(), *open_sweeps.ISING_PHASES.items()):
         found[sweep.name] = phases(decay, sweep, holds)
+    for P, sweep in open_sweeps.MODULI.items():
+        if P != 59:  # that is one of the phases
+            found[sweep.name] = modulus(P, sweep, holds)
     return found
 
 
@@ -420,6 +424,21 @@ def phases(decay, sweep, holds):
     world.curve("evaluation/test_accuracy", [0, 1000], lambda s, i, n, h, e: 0.02 if dies and h else 0.9)
     world.once("pruning/final_compressibility", lambda s, i, n, h: 20.0 if s <= 0.4 and h and not dies else 5.0)
     world.curve("ipr/mean_ipr", [0, 1000], lambda s, i, n, h, e: 0.4)
+    return world.tree(outcome)
+
+
+def modulus(P, sweep, holds):
+    """Memorised after ten epochs and understood after 3900 steps, or after other epochs and a hundred epochs."""
+    world = _World(sweep.init_scales, holds, 1000)
+
+    def outcome(s, i, n, h):
+        if s == 10 or (h and s == 1 and P < 59):
+            train = 10 if h else round(590 / P)
+            test = round(3900 / steps_per_epoch(P)) if h else 100
+            return Outcome("grokked", train, test, test - train)
+        return Outcome("steady", 6, 8 if h else round(8 * P / 59), 2)
+
+    world.curve("evaluation/test_accuracy", [0, 1000], lambda s, i, n, h, e: 0.9)
     return world.tree(outcome)
 
 
