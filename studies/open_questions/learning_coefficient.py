@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from studies.claims import Claim, Results
 from studies.drawing import against_scale
-from studies.open_questions.cells import as_cells, ends, trained
+from studies.open_questions.cells import along, as_cells, ends, trained
 from studies.open_questions.sweeps import ENCODINGS
 from studies.readings import grid, over_scales, rank_correlation
 from studies.study import Study
@@ -50,7 +50,13 @@ def _rank(results: Results, path: str) -> xr.DataArray:
     other = ends(results, ENCODINGS, path)
     if "set" in other.dims:
         other = other.sel(set="a")
-    return over_scales(rank_correlation, as_cells(ends(results, ENCODINGS, LLC)), as_cells(other), dim="cell")
+    return over_scales(rank_correlation, as_cells(along(results, ENCODINGS, _trained)), as_cells(other), dim="cell")
+
+
+def _trained(tree: xr.DataTree) -> xr.DataArray:
+    """The coefficient of the trained networks, NaN where the chains have not settled on them."""
+    found = grid(tree, LLC)
+    return found.isel(epoch=-1, drop=True) if "epoch" in found.dims else found
 
 
 def _along(results: Results, scale: float) -> xr.DataArray:
@@ -64,10 +70,7 @@ def _along(results: Results, scale: float) -> xr.DataArray:
 
 def _settled(results: Results) -> xr.DataArray:
     """Share of the trained networks whose chains have settled."""
-    last = [grid(results[sweep.name], LLC).isel(epoch=-1, drop=True) for sweep in ENCODINGS.values()]
-    return xr.concat([each.notnull().mean("init_scale") for each in last], "weight_decay", join="outer").mean(
-        "weight_decay"
-    )
+    return along(results, ENCODINGS, lambda tree: _trained(tree).notnull().mean("init_scale")).mean("weight_decay")
 
 
 CLAIMS = (

@@ -7,7 +7,8 @@ SCALES = (0.1, 0.4, 1.0, 10.0)
 #: That of the paper, between, and that of its most compressed networks.
 DECAYS = (3e-5, 1e-4, 3e-4)
 
-#: How the features are laid out, what can be pruned, and the local learning coefficient, all along the training.
+#: How the features are laid out, what can be pruned, and the local learning coefficient; at the paper's weight decay
+#: that is estimated all along the training, which costs five times the training.
 ENCODINGS = {
     decay: Sweep(
         f"encodings_{decay:g}",
@@ -16,8 +17,8 @@ ENCODINGS = {
         (
             *(f"weight_decay={decay:g}", "~callbacks.fim_trajectory", "~callbacks.similarity"),
             *("callbacks.pruning.per_decade=10", "+callbacks/extra@callbacks.superposition=superposition"),
-            *("+callbacks/extra@callbacks.llc=llc", "callbacks.llc.every=100", "callbacks.llc.chains=2"),
-            *("callbacks.llc.steps=1000", "callbacks.superposition.per_decade=10"),
+            *("+callbacks/extra@callbacks.llc=llc", "callbacks.llc.chains=2", "callbacks.llc.steps=1000"),
+            *("callbacks.superposition.per_decade=10", *(("callbacks.llc.every=100",) if decay == DECAYS[0] else ())),
         ),
     )
     for decay in DECAYS

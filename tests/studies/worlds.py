@@ -394,7 +394,10 @@ def encodings(decay, sweep, holds):
     }
     for name, value in compressed.items():
         world.once(name, value)
-    world.curve("llc/coefficient", epochs[2:], coefficient)
+    if more:  # at larger weight decays of the trained networks alone
+        world.once("llc/coefficient", lambda s, i, n, h: coefficient(s, i, n, h, epochs[-1]))
+    else:
+        world.curve("llc/coefficient", epochs[2:], coefficient)
     world.curve("pruning/compressibility", epochs, lambda s, i, n, h, e: 4 + (e if h else -e) / 1000)
     signs = {"weights/gini": 1, "weights/dead_neurons": 1, "evaluation/train_loss": 1}
     signs |= {"ipr/mean_ipr": -1, "evaluation/weight_norm": -1}
