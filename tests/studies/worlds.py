@@ -408,7 +408,7 @@ def encodings(decay, sweep, holds):
 
 
 def phases(decay, sweep, holds):
-    """More weight decay groks sooner, then groks alone, then kills; or the opposite."""
+    """More weight decay groks sooner, then learns alone, then groks alone, then kills; or the opposite."""
     world = _World(sweep.init_scales, holds, 1000, decay)
     usual, last = (3e-5, 2e-3) if sweep.task == "mod_add" else (0.1, 0.8)
     dies = decay == last and sweep.task == "mod_add"
@@ -419,7 +419,8 @@ def phases(decay, sweep, holds):
         if decay == 0.01 and s == 10 and h:
             return Outcome("memorised", 10, None, None)
         alone = decay >= (1e-3 if sweep.task == "mod_add" else last)
-        if s == 10 or (h and (alone or s == 1)):
+        never = h and decay in (6e-4, 0.2)
+        if not never and (s == 10 or (h and (alone or s == 1))):
             early = decay > usual and h
             return Outcome("grokked", 10, 50 if early else 100, 40)
         return Outcome("steady", 6, 8, 2)
