@@ -27,12 +27,12 @@ class EmbeddingUniformityCallback(AnalysisCallback):
 
     - ``med``: mean ‖φ(i + 1) − φ(i)‖, cyclic,
     - ``relative_med``: the same over the mean norm of an embedding, √2 for random ones in many dimensions,
-    - ``smallest_relative_med``: the least of these along the steps k = 1 … P // 2, which does not care at which
-      frequency the network has arranged the residues, and ``smallest_step``, that k,
+    - ``smallest_relative_med``: the least of these along the steps s = 1 … P // 2, which does not care at which
+      frequency the network has arranged the residues, and ``smallest_step``, that s,
     - ``mean_norm``: mean ‖φ(i)‖,
     - ``spread``: smallest over largest singular value of the embeddings,
 
-    and at the end ``difference``, mean ‖φ(i + k) − φ(i)‖ for each ``step`` k, and ``plane``, the embeddings projected
+    and at the end ``difference``, mean ‖φ(i + s) − φ(i)‖ for each ``step`` s, and ``plane``, the embeddings projected
     on the plane in which they turn at the frequency ``plane_frequency``, that of the largest Fourier component.
 
     Args:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class SmallestDifference(NamedTuple):
-    """The smallest value over the steps k, float64, and the lowest k that attains it; NaN and −1 if undefined."""
+    """The smallest value over the steps s, float64, and the lowest s that attains it; NaN and −1 if undefined."""
 
     value: Tensor
     step: Tensor
@@ -16,13 +16,13 @@ class SmallestDifference(NamedTuple):
 def mean_embedding_difference(embeddings: Tensor, step: int = 1) -> Tensor:
     """Mean distance between the embeddings of residues that differ by ``step``, round the cycle.
 
-    MED_k = (1/P) Σ_{i=0}^{P−1} ‖φ((i + k) mod P) − φ(i)‖₂. The paper's MED is that of k = 1.
+    MED_s = (1/P) Σ_{i=0}^{P−1} ‖φ((i + s) mod P) − φ(i)‖₂. The paper's MED is that of s = 1.
 
     Source: arXiv 2504.03162, Definition 4.2; the wrap-around φ(P) = φ(0) as in its Theorem 3.8.
 
     Args:
         embeddings: Shape (..., P, d), any unit.
-        step: k, any integer; k, −k and k + P give the same.
+        step: s, any integer; s, −s and s + P give the same.
 
     Returns:
         Shape (...,), float64, in the unit of the embeddings.
@@ -38,10 +38,10 @@ def mean_embedding_difference(embeddings: Tensor, step: int = 1) -> Tensor:
 
 
 def embedding_differences(embeddings: Tensor) -> Tensor:
-    """Mean distance between the embeddings of residues that differ by k, for every k = 1 … P // 2.
+    """Mean distance between the embeddings of residues that differ by s, for every s = 1 … P // 2.
 
-    The other steps repeat these, as MED_{P−k} = MED_k. An embedding on a circle of radius ρ with a frequency f has
-    MED_k = 2ρ |sin(πfk/P)|: what a network has learned shows at some k whatever its frequency, and at k = 1 only
+    The other steps repeat these, as MED_{P−s} = MED_s. An embedding on a circle of radius ρ with a frequency k has
+    MED_s = 2ρ |sin(πks/P)|: what a network has learned shows at some s whatever its frequency, and at s = 1 only
     if that is low.
 
     Source: arXiv 2504.03162, Definition 4.2, for any step.
@@ -50,7 +50,7 @@ def embedding_differences(embeddings: Tensor) -> Tensor:
         embeddings: Shape (..., P, d), P ≥ 2, any unit.
 
     Returns:
-        Shape (..., P // 2), float64, in the unit of the embeddings; the entry k − 1 is that of k.
+        Shape (..., P // 2), float64, in the unit of the embeddings; the entry s − 1 is that of s.
 
     Raises:
         ValueError: There are fewer than two residues.
@@ -64,7 +64,7 @@ def embedding_differences(embeddings: Tensor) -> Tensor:
     P = x.shape[-2]
     if P < 2:
         raise ValueError("a single residue has no differences")
-    return torch.stack([mean_embedding_difference(x, k) for k in range(1, P // 2 + 1)], dim=-1)
+    return torch.stack([mean_embedding_difference(x, step) for step in range(1, P // 2 + 1)], dim=-1)
 
 
 def authors_embedding_difference(
@@ -108,14 +108,14 @@ def authors_embedding_difference(
 
 
 def relative_embedding_difference(embeddings: Tensor, step: int = 1) -> Tensor:
-    """MED_k over the mean norm of the embeddings, which no common factor of them changes.
+    """MED_s over the mean norm of the embeddings, which no common factor of them changes.
 
-    MED_k / ((1/P) Σ_i ‖φ(i)‖₂): about √2 for independent random embeddings in many dimensions, whose differences
-    have twice the variance, and 2 |sin(πfk/P)| on a circle about the origin with a frequency f.
+    MED_s / ((1/P) Σ_i ‖φ(i)‖₂): about √2 for independent random embeddings in many dimensions, whose differences
+    have twice the variance, and 2 |sin(πks/P)| on a circle about the origin with a frequency k.
 
     Args:
         embeddings: Shape (..., P, d), any unit.
-        step: k, any integer.
+        step: s, any integer.
 
     Returns:
         Shape (...,), float64, between 0 and 2; NaN where every embedding is zero.
@@ -128,16 +128,16 @@ def relative_embedding_difference(embeddings: Tensor, step: int = 1) -> Tensor:
 
 
 def smallest_relative_difference(embeddings: Tensor) -> SmallestDifference:
-    """Smallest of the relative differences over the steps k = 1 … P // 2, whichever frequency was learned.
+    """Smallest of the relative differences over the steps s = 1 … P // 2, whichever frequency was learned.
 
-    min_k MED_k / ((1/P) Σ_i ‖φ(i)‖₂): on a circle about the origin with a frequency f prime to P the minimum is
-    2 sin(π/P), at the k of ±f⁻¹ mod P.
+    min_s MED_s / ((1/P) Σ_i ‖φ(i)‖₂): on a circle about the origin with a frequency k prime to P the minimum is
+    2 sin(π/P), at the s of ±k⁻¹ mod P.
 
     Args:
         embeddings: Shape (..., P, d), P ≥ 2, any unit.
 
     Returns:
-        Two tensors of shape (...,): the value, float64, NaN where every embedding is zero, and its k, there −1.
+        Two tensors of shape (...,): the value, float64, NaN where every embedding is zero, and its s, there −1.
 
     Raises:
         ValueError: There are fewer than two residues.
@@ -183,8 +183,8 @@ class FourierPlane(NamedTuple):
 def fourier_plane(embeddings: Tensor) -> FourierPlane:
     """The embeddings projected on the plane of their largest Fourier component.
 
-    With c_k and s_k the coefficients of cos(2πkx/P) and sin(2πkx/P), vectors of d dimensions, k is the frequency, from
-    1 on, of the largest |c_k|² + |s_k|², and the plane is spanned by c_k and what of s_k is orthogonal to it.
+    With a_k and b_k the coefficients of cos(2πkx/P) and sin(2πkx/P), vectors of d dimensions, k is the frequency, from
+    1 on, of the largest |a_k|² + |b_k|², and the plane is spanned by a_k and what of b_k is orthogonal to it.
 
     Args:
         embeddings: A row for each residue, shape (P, d), P ≥ 3, d ≥ 2.
