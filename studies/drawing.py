@@ -7,9 +7,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 
-from lit_grok.figures.common import STYLES, groups, heading, legend, log_axis
+from lit_grok.figures.common import STYLES, Apart, groups, heading, legend, log_axis, title
 from studies.readings import end
 
 _WIDTH = 2.9  # inches of a panel
@@ -57,7 +57,7 @@ def against_scale(
         axes.remove()
     if len(trees) > 1:
         legend(figure, handles)
-    figure.suptitle(_title(trees), fontsize="medium")
+    title(figure, _title(trees))
     return figure
 
 
@@ -79,7 +79,7 @@ def scatter(tree: xr.DataTree, pairs: Sequence[tuple[str, str, str, str]], colum
     for axes in panels[len(pairs) :]:
         axes.remove()
     legend(figure, scale_marks(tree))
-    figure.suptitle(heading(tree, "each a mark"), fontsize="medium")
+    title(figure, heading(tree, "each a mark"))
     return figure
 
 
@@ -100,11 +100,7 @@ def scale_marks(tree: xr.DataTree) -> list[Line2D]:
 def scale_axis(axes: Axes, scales: np.ndarray) -> None:
     """A logarithmic axis of init_scale with those that were trained as its ticks, as far as there is room."""
     axes.set_xscale("log")
-    shown = [scales[0]]
-    for scale in scales[1:]:
-        if np.log10(scale / shown[-1]) > 0.2:
-            shown.append(scale)
-    axes.xaxis.set_major_locator(FixedLocator(shown))
+    axes.xaxis.set_major_locator(Apart(scales))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
 

@@ -5,4 +5,11 @@ Every function takes what ``lit_grok.open_run`` gives and, but for `grokking.cur
 
 import matplotlib
 
-matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
+matplotlib.rcParams.update(
+    {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": "medium",  # not above the title of the whole figure
+        "legend.frameon": False,
+    }
+)

@@ -5,7 +5,7 @@ import xarray as xr
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from lit_grok.figures.common import heading, measured
+from lit_grok.figures.common import heading, measured, title
 
 _SHOWN = 6
 
@@ -51,5 +51,5 @@ def chain_traces(run: xr.DataTree, branch: str) -> Figure:
     grid[0, 0].set_ylabel(r"$n\beta\,(L - L(w^*))$")
     grid[1, 0].set_ylabel("mean since step 0")
     more = f", {shown} of {trace.sizes['replica']} replicas" if shown < trace.sizes["replica"] else ""
-    figure.suptitle(heading(run, "") + more, fontsize="medium")
+    title(figure, heading(run, "") + more)
     return figure

@@ -1,7 +1,7 @@
 """What every figure of a run has in common: who shares a colour, how several seeds are drawn, the axis of epochs."""
 
 import io
-import textwrap
+import re
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -11,22 +11,24 @@ import matplotlib
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis, YAxis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, MaxNLocator, NullFormatter
 
 from lit_grok.files import write
 
 #: Line styles of what shares a colour: weight decays, layers, sets of weights, subspaces.
-STYLES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+STYLES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 
 _PICTURES = 4  # so many replicas have a picture of their own
 _FEW = 3  # so many groups may be shaded and marked one over the other; more would be a brown patch
 _NAMED = 10  # so many groups stand in a legend; of more, which have colours in order, it names some
 _LINEAR = 0.3  # width of the part of the epoch axis that holds epoch 0, in decades
-_WIDTH = 75  # characters of a line of a heading, which fit over the narrowest figure
-_TICK = 0.35  # inches that the label of a tick takes
+_MARGIN = 0.1  # inches on either side of a title
+_LINE = 0.17  # inches of a line of a title or of a legend
+_ACROSS, _UPWARDS = 0.35, 0.16  # inches that the label of a tick takes
 
 
 class Group(NamedTuple):
@@ -100,10 +102,32 @@ def heading(run: xr.DataTree, shown: str = "mean and range") -> str:
         parts.append(f"seed {seeds[0]}")
     else:
         parts.append(f"{'–'.join(map(str, (counts[0], counts[-1])[: len(counts)]))} seeds: {shown}".removesuffix(": "))
-    # Lines are broken between the parts alone.
-    words = [part.replace(" ", "\N{NO-BREAK SPACE}") for part in ", ".join(filter(None, parts)).split(", ")]
-    wrapped = textwrap.fill(", ".join(words), _WIDTH, break_long_words=False, break_on_hyphens=False)
-    return wrapped.replace("\N{NO-BREAK SPACE}", " ")
+    return ", ".join(filter(None, parts))
+
+
+def title(figure: Figure, text: str) -> None:
+    """What a figure is of, above its panels: in as many lines as it is too narrow for, which cost the panels nothing.
+
+    Args:
+        figure: Of its final width.
+        text: Parts with commas between them. Lines are broken there, within a part only if it is longer than a line.
+    """
+    written = figure.suptitle(text, fontsize="medium")
+    room = figure.bbox.width - 2 * _MARGIN * figure.dpi
+
+    def fits(line: str) -> bool:
+        written.set_text(line)
+        return bool(written.get_window_extent().width <= room)
+
+    lines: list[str] = []
+    for part in re.split("(?<=,) ", text):
+        for piece in [part] if fits(part) else part.split(" "):
+            if lines and fits(f"{lines[-1]} {piece}"):
+                lines[-1] += f" {piece}"
+            else:
+                lines.append(piece)
+    written.set_text("\n".join(lines))
+    figure.set_figheight(figure.get_figheight() + _LINE * (len(lines) - 1))
 
 
 def measured(run: xr.DataTree, branch: str) -> xr.Dataset:
@@ -133,10 +157,11 @@ def draw_group(axes: Axes, x: np.ndarray, values: np.ndarray, group: Group, **st
     # Few measurements are shown as such: a line alone would hide how coarse they are.
     options = {"color": group.colour, "linestyle": group.style, "linewidth": 1.3}
     options |= {"marker": "o", "markersize": 2} if len(x) < 100 else {}
-    axes.plot(x, np.nanmean(values, 0), **options | style)
+    options |= style
+    axes.plot(x, np.nanmean(values, 0), **options)
     if len(values) > 1:
         low, high = np.nanmin(values, 0), np.nanmax(values, 0)
-        axes.fill_between(x, low, high, color=group.colour, alpha=0.18, linewidth=0, zorder=1)
+        axes.fill_between(x, low, high, color=options["color"], alpha=0.18, linewidth=0, zorder=1)
 
 
 def curve(axes: Axes, run: xr.DataTree, array: xr.DataArray, **style: Any) -> None:
@@ -155,14 +180,76 @@ def epoch_axis(panels: Sequence[Axes], epochs: np.ndarray) -> None:
     for axes in panels:
         axes.set_xscale("symlog", linthresh=first, linscale=_LINEAR)
         axes.set_xlim(0, last * 1.05)
-        inches = axes.get_window_extent().width / axes.figure.dpi
-        per_decade = inches / (_LINEAR + np.log10(last / first * 1.05))
-        every = max(1, int(np.ceil(_TICK / per_decade)))
-        apart = per_decade * (_LINEAR + np.log10(decades / first)) >= _TICK  # from the label of 0
-        axes.xaxis.set_major_locator(FixedLocator([0, *decades[apart][::every]]))
+        axes.xaxis.set_major_locator(Apart([0, *decades]))
         axes.xaxis.set_major_formatter(FuncFormatter(_epoch))
-        axes.xaxis.set_minor_locator(FixedLocator(minor if every == 1 else decades.tolist()))
+        axes.xaxis.set_minor_locator(FixedLocator(minor))
         axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+class Apart(Locator):
+    """Ticks at given places of a horizontal axis, of which it leaves out those that there is no room for.
+
+    That depends on the width of the panel, which is known only when the figure is laid out.
+
+    Args:
+        places: In their order.
+    """
+
+    def __init__(self, places: Sequence[float] | np.ndarray):
+        self.places = np.asarray(places)
+
+    def __call__(self) -> list[float]:
+        """Those that have room beside the one before."""
+        kept: list[float] = []
+        last = -np.inf
+        for place, inch in zip(self.places, _inches(_of(self), self.places), strict=True):
+            if inch - last >= _ACROSS:
+                kept.append(float(place))
+                last = inch
+        return kept
+
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
+        """The same, whatever the limits."""
+        return self()
+
+
+class _LogTicks(Locator):
+    """Ticks at 1, 2 and 5 of every decade, or at 1 alone, or of every so many decades: what the panel has room for.
+
+    Where less than two of these are in sight, as within a decade, round numbers take their place.
+    """
+
+    def __call__(self) -> list[float]:
+        """The densest set whose labels do not run into each other."""
+        low, high = sorted(_of(self).get_view_interval())
+        return self.tick_values(low, high)
+
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
+        """The same between other limits."""
+        axis = _of(self)
+        powers = np.arange(np.floor(np.log10(vmin)), np.ceil(np.log10(vmax)) + 1)
+        sets: list[Any] = [np.outer(10.0**powers, (1, 2, 5)).ravel()] if vmax < 100 * vmin else []
+        sets += [10.0 ** powers[powers % every == 0] for every in range(1, len(powers))]
+        sets += [MaxNLocator(count, steps=(1, 2, 5, 10)).tick_values(vmin, vmax) for count in range(5, 0, -1)]
+        seen: list[list[float]] = [ticks[(ticks >= vmin) & (ticks <= vmax)].tolist() for ticks in sets]
+        need = _UPWARDS if isinstance(axis, YAxis) else _ACROSS
+        fitting = [ticks for ticks in seen if (np.diff(_inches(axis, ticks)) >= need).all()]
+        return max(fitting, key=lambda ticks: min(len(ticks), 2), default=seen[-1])
+
+
+def _of(locator: Locator) -> Axis:
+    """The axis, which matplotlib has given to the locator."""
+    axis = locator.axis
+    assert isinstance(axis, Axis)
+    return axis
+
+
+def _inches(axis: Axis, places: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Where places of an axis lie in its panel."""
+    box = axis.axes.get_window_extent()
+    length = box.height if isinstance(axis, YAxis) else box.width
+    low, high, *at = axis.get_transform().transform(np.asarray([*axis.get_view_interval(), *places], float))
+    return (np.array(at) - low) / (high - low) * length / axis.axes.figure.dpi
 
 
 def _epoch(value: float, _: int) -> str:
@@ -242,30 +329,60 @@ def few(run: xr.DataTree) -> bool:
     return len(groups(run)) <= _FEW
 
 
-def styles(run: xr.DataTree, labels: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], Line2D]]:
+def styles(run: xr.DataTree, labels: Sequence[str], after: int = 0) -> Iterator[tuple[str, dict[str, Any], Line2D]]:
     """Things that share the colours of the groups: label, style of the line, and what the legend says of it.
 
-    They differ in their dashes; where those are for the weight decay, in width and strength.
+    They differ in their dashes; where those tell groups apart, in width and strength. Of a single group more things
+    than there are dashes have colours of their own, and of several groups some have a bolder line.
+
+    Args:
+        run: What ``open_run`` gives.
+        labels: What is to be told apart.
+        after: So many styles mean something else already.
     """
-    dashed = len(np.unique(run.coords["weight_decay"].values)) > 1
-    for i, label in enumerate(labels):
-        style = (
-            {"linewidth": 1.5 / (i + 1), "alpha": 0.4 + 0.6 / (i + 1)}
-            if dashed
-            else {"linestyle": STYLES[i % len(STYLES)]}
-        )
-        yield label, style, Line2D([], [], color="0.3", label=label, **style)
+    found = groups(run)
+    dashed = len({group.style for group in found}) > 1
+    coloured = len(found) == 1 and after + len(labels) > len(STYLES)
+    for i, label in enumerate(labels, after):
+        style: dict[str, Any] = {"linestyle": STYLES[i % len(STYLES)]}
+        if dashed:
+            style = {"linewidth": 1.5 / (i + 1), "alpha": 0.4 + 0.6 / (i + 1)}
+        elif coloured:
+            style["color"] = matplotlib.color_sequences["petroff10"][i % 10]  # told apart without red and green too
+        elif i >= len(STYLES):
+            style["linewidth"] = 1.3 * (1 + i // len(STYLES))
+        yield label, style, Line2D([], [], **{"color": "0.3"} | style, label=label)
 
 
 def legend(figure: Figure, handles: Sequence[Any]) -> None:
     """Each name once, below the panels, where it hides nothing, in as many columns as fit."""
     named = {handle.get_label(): handle for handle in handles}
     if named:
-        widest = 0.7 + 0.065 * max(map(len, named))  # inches
+        widest = 0.6 + max(_width(figure, name) for name in named)  # with its line, and the space to the next
         columns = min(len(named), max(1, int(figure.get_figwidth() / widest)))
         further = -(-len(named) // columns) - 2
-        figure.set_figheight(figure.get_figheight() + 0.17 * max(further, 0))  # not at the cost of the panels
+        figure.set_figheight(figure.get_figheight() + _LINE * max(further, 0))  # not at the cost of the panels
         figure.legend(handles=list(named.values()), loc="outside lower center", ncols=columns, fontsize="small")
+
+
+def _width(figure: Figure, text: str) -> float:
+    """Inches of a text in a legend, whose letters may be written in TeX."""
+    written = figure.text(0, 0, text, fontsize="small")
+    width = written.get_window_extent().width / figure.dpi
+    written.remove()
+    return float(width)
+
+
+def beside(axes: Axes, handles: Sequence[Any]) -> None:
+    """A legend of what is in one panel alone, to the right of it, where it hides nothing."""
+    axes.legend(
+        handles=list(handles),
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
+        fontsize="small",
+        borderaxespad=0,
+        handlelength=2.4,
+    )
 
 
 def development(run: xr.DataTree, branch: str, panels: int, height: float = 1.7) -> tuple[Figure, list[Axes], list]:
@@ -278,37 +395,52 @@ def development(run: xr.DataTree, branch: str, panels: int, height: float = 1.7)
         height: Of each, in inches.
 
     Returns:
-        The figure, the empty panels, and what the legend has to say so far.
+        The figure, the empty panels, and what the legend below them has to say so far.
     """
-    figure = Figure(figsize=(6.5, 1.2 + height * (panels + 1)), layout="constrained")
+    figure = Figure(figsize=(7.2, 1.2 + height * (panels + 1)), layout="constrained")
+    # Room for texts that are a little wider in the PNG than in the PDF, whose layout it has.
+    figure.get_layout_engine().set(w_pad=0.1)  # type: ignore[union-attr, call-arg]
     top, *below = figure.subplots(panels + 1, 1, sharex=True)
-    handles = key(run)
-    for name, style, handle in styles(run, ["test accuracy", "train accuracy"]):
-        curve(top, run, measured(run, "evaluation")[name.replace(" ", "_")], marker="", **style)
+    handles = []
+    for split, style, handle in styles(run, ["test", "train"]):
+        curve(top, run, measured(run, "evaluation")[f"{split}_accuracy"], marker="", **style)
         handles.append(handle)
+    beside(top, handles)
     top.set(ylabel="accuracy", ylim=(-0.03, 1.03))
-    handles += plateaus([top, *below], run)
     epochs = np.concatenate([measured(run, name).epoch.values for name in ("evaluation", branch)])
     epoch_axis([top, *below], epochs)
     below[-1].set_xlabel("epoch")
-    figure.suptitle(heading(run), fontsize="medium")
+    title(figure, heading(run))
     figure.align_ylabels([top, *below])
-    return figure, below, handles
+    return figure, below, key(run) + plateaus([top, *below], run)
 
 
 def log_axis(axes: Axes) -> None:
     """A logarithmic axis of values, with 1, 2 and 5 where powers of ten alone would leave it without numbers."""
     axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-    if low >= 1e-3 and high <= 1e4:
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    log_ticks(axes.yaxis)
+
+
+def log_ticks(axis: Axis) -> None:
+    """The numbers along a logarithmic axis, as many as have room."""
+    axis.set_major_locator(_LogTicks())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _number(value, *sorted(axis.get_view_interval()))))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _number(value: float, low: float, high: float) -> str:
+    """As it is said where that is short for all between low and high."""
+    if value <= 0 or (low >= 1e-3 and high <= 1e4):
+        return f"{value:g}"
+    power = int(np.floor(np.log10(value) + 1e-9))
+    factor = f"{value / 10.0**power:.3g}"
+    return f"$10^{{{power}}}$" if factor == "1" else rf"${factor} \times 10^{{{power}}}$"
 
 
 def count_axis(axes: Axes) -> None:
     """An axis of numbers of things, which is not blown up where there are none."""
     axes.set_ylim(0, max(1, axes.get_ylim()[1]))
+    axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
 def save(figure: Figure, folder: Path, name: str) -> Path:

@@ -4,7 +4,20 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lit_grok.figures.common import curve, development, groups, heading, key, legend, measured, rows, styles
+from lit_grok.figures.common import (
+    beside,
+    curve,
+    development,
+    groups,
+    heading,
+    key,
+    legend,
+    log_axis,
+    measured,
+    rows,
+    styles,
+    title,
+)
 
 
 def coverage_development(run: xr.DataTree, branch: str) -> Figure:
@@ -19,12 +32,12 @@ def coverage_development(run: xr.DataTree, branch: str) -> Figure:
     pairs = [("transpose trained", "transpose not trained"), *([("outside", "hole")] if holed else [])]
     figure, panels, handles = development(run, branch, panels=len(pairs))
     for axes, names in zip(panels, pairs, strict=True):
-        for name, style, handle in list(styles(run, ["test accuracy", "train accuracy", *names]))[2:]:
+        told_apart = []
+        for name, style, handle in styles(run, names):
             curve(axes, run, accuracy.sel(group=name), **style)
-            handles.append(handle)
-        axes.set(ylim=(-0.03, 1.03))
-    panels[0].set_ylabel("test accuracy\nby transpose")
-    panels[-1].set_ylabel("test accuracy\nby hole" if holed else "test accuracy\nby transpose")
+            told_apart.append(handle)
+        beside(axes, told_apart)
+        axes.set(ylabel="test accuracy", ylim=(-0.03, 1.03))
     legend(figure, handles)
     return figure
 
@@ -48,7 +61,8 @@ def coverage_by_distance(run: xr.DataTree, branch: str) -> Figure:
         )
         below.plot(there, pairs.mean(0)[there], marker="o", markersize=3, color=group.colour, linestyle=group.style)
     top.set(ylabel="test accuracy", ylim=(-0.03, 1.03))
-    below.set(ylabel="test pairs", yscale="log", xlabel="L1 distance to the nearest training pair of the class")
-    figure.suptitle(heading(run, ""), fontsize="medium")
+    below.set(ylabel="test pairs", xlabel="L1 distance to the nearest training pair of the class")
+    log_axis(below)
+    title(figure, heading(run, ""))
     legend(figure, key(run))
     return figure

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lit_grok.figures.common import curve, development, groups, heading, legend, measured, rows, shown, styles
+from lit_grok.figures.common import curve, development, groups, heading, legend, measured, rows, shown, styles, title
 
 
 def uniformity_development(run: xr.DataTree, branch: str) -> Figure:
@@ -17,7 +17,7 @@ def uniformity_development(run: xr.DataTree, branch: str) -> Figure:
     figure, panels, handles = development(run, branch, panels=3)
     results = measured(run, branch)
     operands = [str(name) for name in results.operand.values]
-    for operand, style, handle in styles(run, operands):
+    for operand, style, handle in styles(run, operands, after=2 if len(operands) > 1 else 0):
         found = results.sel(operand=operand)
         for axes, name in zip(panels, ("med", "relative_med", "mean_norm"), strict=True):
             curve(axes, run, found[name], **style)
@@ -52,7 +52,7 @@ def embedding_picture(run: xr.DataTree, branch: str) -> Figure:
         P = len(points)
         axes.scatter(*points.T, c=np.arange(P) * frequency % P, cmap="twilight", s=12, linewidths=0)
         scale, seed = (run.coords[name].values[r] for name in ("init_scale", "seed"))
-        axes.set_title(f"init_scale {scale:g}, seed {seed}, k = {frequency}", fontsize="small")
+        axes.set_title(f"init_scale {scale:g}, seed {seed}\nfrequency {frequency}", fontsize="small")
         axes.set(aspect="equal", xlabel="cosine direction", ylabel="sine direction")
         reach = 1.1 * np.abs(points).max()
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
@@ -61,6 +61,7 @@ def embedding_picture(run: xr.DataTree, branch: str) -> Figure:
         values = rows(results.difference / norms, group)
         last.plot(results.step, np.nanmean(values, 0), color=group.colour, linestyle=group.style, linewidth=1)
     last.axhline(2**0.5, color="0.6", linewidth=0.8, linestyle=":")
-    last.set(xlabel="step k", ylabel="mean |φ(i + k) − φ(i)| / mean |φ(i)|", ylim=(0, None))
-    figure.suptitle(heading(run, ""), fontsize="medium")
+    last.set(xlabel="step s", ylabel="mean |φ(i + s) − φ(i)| / mean |φ(i)|", ylim=(0, None))
+    last.yaxis.label.set_fontsize("small")
+    title(figure, heading(run, ""))
     return figure

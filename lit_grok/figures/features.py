@@ -6,7 +6,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from lit_grok.figures.common import curve, epoch_axis, few, groups, heading, key, legend, measured, plateaus, rows
+from lit_grok.figures.common import (
+    curve,
+    epoch_axis,
+    few,
+    groups,
+    heading,
+    key,
+    legend,
+    measured,
+    plateaus,
+    rows,
+    title,
+)
 
 _BINS = 15
 _MARKERS = "os^Dv"
@@ -56,7 +68,7 @@ def correlation_scatter(run: xr.DataTree, branch: str) -> Figure:
     for axes in panels[:, 0]:
         axes.set_ylabel(f"{layer} pre-activation,\nstandardised")
     legend(figure, key(run))
-    figure.suptitle(heading(run, "median, 16 % to 84 %" if few(run) else "median"), fontsize="medium")
+    title(figure, heading(run, "median, 16 % to 84 %" if few(run) else "median"))
     return figure
 
 
@@ -95,10 +107,10 @@ def correlation_layers(run: xr.DataTree, branch: str) -> Figure:
                 handles.append(Line2D([], [], color="0.3", linestyle="", marker=marker, label=_spoken(name)))
         for edge in np.arange(len(layers) - 1) + 0.5:
             axes.axvline(edge, color="0.85", linewidth=0.8, zorder=0)
-        title = values.attrs.get("long_name", quantity)
-        axes.set(xticks=range(len(layers)), xticklabels=layers, title=title, ylim=(-0.03, 1.03))
+        named = values.attrs.get("long_name", quantity)
+        axes.set(xticks=range(len(layers)), xticklabels=layers, title=named, ylim=(-0.03, 1.03))
     legend(figure, handles)
-    figure.suptitle(heading(run), fontsize="medium")
+    title(figure, heading(run))
     return figure
 
 
@@ -139,7 +151,7 @@ def correlation_development(run: xr.DataTree, branch: str, quantity: str = "corr
     epoch_axis(drawn, results.epoch.values)
     legend(figure, handles)
     figure.align_ylabels(panels[:, 0])
-    figure.suptitle(heading(run), fontsize="medium")
+    title(figure, heading(run))
     return figure
 
 

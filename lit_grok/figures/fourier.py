@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lit_grok.figures.common import (
+    beside,
     blocks,
     count_axis,
     curve,
@@ -19,6 +20,7 @@ from lit_grok.figures.common import (
     measured,
     rows,
     styles,
+    title,
 )
 
 _MAP = "Greys"
@@ -70,7 +72,7 @@ def ipr_distribution(run: xr.DataTree, branch: str) -> Figure:
         panels[0].set_ylabel(" / ".join(part.rpartition(" ")[0] for part in groups(run)[0].label.split(", ")))
     _frequencies(last, run, results.neuron_frequency.isel(set=0))
     last.set(title=f"weights {sets[0]}", xlabel="dominant frequency")
-    figure.suptitle(heading(run, "together"), fontsize="medium")
+    title(figure, heading(run, "together"))
     return figure
 
 
@@ -107,9 +109,10 @@ def ipr_development(run: xr.DataTree, branch: str) -> Figure:
     results = measured(run, branch)
     curve(ratio, run, results.mean_ipr)
     if len(groups(run)) == 1:
-        for name, style, handle in list(styles(run, ["mean", *results["set"].values]))[1:]:
-            curve(ratio, run, results.set_ipr.sel(set=name), linewidth=0.8, marker="", **style)
-            handles.append(handle)
+        (*_, mean), *each = styles(run, ["mean", *(f"weights {name}" for name in results["set"].values)])
+        for i, (_, style, _) in enumerate(each):
+            curve(ratio, run, results.set_ipr.isel(set=i), **{"linewidth": 0.8, "marker": ""} | style)
+        beside(ratio, [mean, *(handle for *_, handle in each)])
     curve(dead, run, results.dead_neurons.sum("set", skipna=False))
     ratio.set(ylabel="mean IPR", ylim=(0, None))
     dead.set_ylabel("dead neurons")

@@ -24,6 +24,7 @@ from lit_grok.figures.common import (
     plateaus,
     rows,
     styles,
+    title,
 )
 
 _SPECTRUM_POINTS = 2000  # more cannot be told apart on a page
@@ -119,7 +120,7 @@ def spectra(run: xr.DataTree, branch: str) -> Figure:
         _spectrum(axes, run, results, str(run[branch].attrs.get("stiff", "stiff")))
         axes.set_title(_VARIANTS.get(variant, variant), fontsize="medium")
     legend(figure, handles)
-    figure.suptitle(heading(run), fontsize="medium")
+    title(figure, heading(run))
     return figure
 
 
@@ -147,7 +148,7 @@ def _finish(
     for axes in against_epochs:
         axes.set_xlabel("epoch")
     legend(figure, handles)
-    figure.suptitle(f"{_VARIANTS.get(variant, variant)}: {heading(run)}", fontsize="medium")
+    title(figure, f"{_VARIANTS.get(variant, variant)}: {heading(run)}")
 
 
 def _directions(run: xr.DataTree, fisher: xr.Dataset, cosine: Axes, origin: Axes, split: Axes) -> list[Line2D]:
@@ -275,7 +276,7 @@ def _spectrum(axes: Axes, run: xr.DataTree, results: xr.Dataset, stiff: str) -> 
             edge = np.fmax(edge, threshold or smallest)
             axes.axhline(threshold or smallest, color=group.colour, linestyle="--", linewidth=0.8)
     if axes.lines:
-        axes.set_yscale("log")
+        log_axis(axes)
         axes.set_ylim(bottom=_SPECTRUM_DEPTH * axes.get_ylim()[1])
     axes.set(xlabel="parameters, sorted", ylabel=r"$F_i$, trained network", xlim=(0, 1))
     axes.xaxis.set_major_formatter(PercentFormatter(1))

@@ -16,6 +16,7 @@ from lit_grok.figures.common import (
     measured,
     plateaus,
     styles,
+    title,
 )
 
 
@@ -44,15 +45,18 @@ def curves(run: xr.DataTree) -> Figure:
     handles += plateaus([top, bottom], run)
     epoch_axis([top, bottom], evaluation.epoch.values)
     if len(groups(run)) == 1:
-        for name in ("t_train", "t_test"):
-            times = measured(run, "/")[name].values
+        marked = []
+        for name in ("train", "test"):
+            times = measured(run, "/")[f"t_{name}"].values
             if np.isfinite(times).any():
                 mean = np.nanmean(times)
                 top.axvline(mean, color="0.3", linestyle=":", linewidth=1)
-                label = f"$t_{{\\rm {name[2:]}}}$ = {mean:.0f}"
+                marked.append(f"$t_{{\\rm {name}}}$")
+                label = f"{marked[-1]} = {mean:.0f}"
                 top.annotate(label, (mean, 0.5), xytext=(3, 0), textcoords="offset points", fontsize="small")
-                handles.append(Line2D([], [], color="0.3", linestyle=":", label=r"$t_{\rm train}$, $t_{\rm test}$"))
+        if marked:
+            handles.append(Line2D([], [], color="0.3", linestyle=":", label=", ".join(marked)))
     figure.align_ylabels([top, bottom])
     legend(figure, handles)
-    figure.suptitle(heading(run), fontsize="medium")
+    title(figure, heading(run))
     return figure

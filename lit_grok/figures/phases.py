@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from lit_grok.figures.common import has, heading, legend, measured
+from lit_grok.figures.common import has, heading, legend, log_ticks, measured, title
 from lit_grok.measures.grokking import most_frequent
 
 #: From what learns to what does not; colours that are told apart without red and green.
@@ -79,7 +79,9 @@ def phase_diagram(run: xr.DataTree, key: str = "weight_decay") -> Figure:
         norm = copy(norm) or (LogNorm() if decades else Normalize())
         image = axes.imshow(table, origin="lower", aspect="auto", cmap="viridis", norm=norm, interpolation="nearest")
         axes.set_title(name, fontsize="medium")
-        figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+        bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+        if isinstance(norm, LogNorm):
+            log_ticks(bar.ax.yaxis)
     for axes in panels:
         axes.set_xticks(range(len(scales)), [f"{scale:g}" for scale in scales], rotation=90, fontsize="small")
         axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows], fontsize="small")
@@ -90,7 +92,7 @@ def phase_diagram(run: xr.DataTree, key: str = "weight_decay") -> Figure:
     panels[0].set_ylabel(key.replace("_", " "))
     there = set(root.status.values.tolist())
     legend(figure, [Patch(color=colour, label=name) for name, colour in COLOURS.items() if name in there])
-    figure.suptitle(heading(run, "most frequent status, medians"), fontsize="medium")
+    title(figure, heading(run, "most frequent status, medians"))
     return figure
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lit_grok.figures.common import curve, development, legend, log_axis, measured, styles
+from lit_grok.figures.common import beside, curve, development, legend, log_axis, measured, styles
 
 
 def progress_development(run: xr.DataTree, branch: str) -> Figure:
@@ -27,9 +27,11 @@ def progress_development(run: xr.DataTree, branch: str) -> Figure:
     figure, panels, handles = development(run, branch, panels=len(shown), height=1.2)
     for axes, (name, label) in zip(panels, shown, strict=True):
         if name == "fourier_gini":
+            sets = []
             for kind, style, handle in styles(run, [str(each) for each in results["set"].values]):
                 curve(axes, run, results[name].sel(set=kind), **style)
-                handles.append(handle)
+                sets.append(handle)
+            beside(axes, sets)
             axes.set_ylim(0, 1)
         else:
             curve(axes, run, results[name])

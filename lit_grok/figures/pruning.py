@@ -17,6 +17,7 @@ from lit_grok.figures.common import (
     measured,
     rows,
     styles,
+    title,
 )
 
 
@@ -38,13 +39,13 @@ def pruning_curves(run: xr.DataTree, branch: str) -> Figure:
     if has(run, branch, "layer_accuracy", "fraction"):
         columns += [(str(layer), "layer_", results.sel(layer=layer)) for layer in results.layer.values]
     figure = Figure(figsize=(max(3.0 * len(columns), 5.5) + 0.6, 4.8), layout="constrained")
-    figure.suptitle(heading(run), fontsize="medium")
+    title(figure, heading(run))
     if not columns:  # all replicas have diverged
         return figure
     grid = figure.subplots(2, len(columns), sharex=True, sharey="row", height_ratios=(3, 2), squeeze=False)
     handles: list[Line2D] = []
     dotted: list[Line2D] = []
-    for (title, of, values), (top, bottom) in zip(columns, grid.T, strict=True):
+    for (pruned, of, values), (top, bottom) in zip(columns, grid.T, strict=True):
         for group in groups(run):
             fractions = values.fraction.values
             draw_group(top, fractions, rows(values[f"{of}accuracy"], group), group, marker="")
@@ -60,7 +61,7 @@ def pruning_curves(run: xr.DataTree, branch: str) -> Figure:
                 handles.append(Line2D([], [], color=group.colour, linestyle=group.style, label=label))
             elif group.label:
                 handles.append(Line2D([], [], color=group.colour, linestyle=group.style, label=group.label))
-        top.set(title=title, ylim=(-0.03, 1.03), xlim=(0, 1))
+        top.set(title=pruned, ylim=(-0.03, 1.03), xlim=(0, 1))
         bottom.set(xlabel="fraction pruned")
     log_axis(grid[1, 0])
     grid[0, 0].set_ylabel("test accuracy")
@@ -86,7 +87,7 @@ def compressibility_development(run: xr.DataTree, branch: str) -> Figure:
         if has(run, branch, name, "epoch"):
             curve(axes, run, results[name])
         if has(run, branch, f"layer_{name}", "epoch"):
-            for layer, style, handle in styles(run, [str(layer) for layer in results.layer.values]):
+            for layer, style, handle in styles(run, [str(layer) for layer in results.layer.values], after=2):
                 curve(axes, run, results[f"layer_{name}"].sel(layer=layer), marker="", **style)
                 handles.append(handle)
     top.set_ylabel("compressibility $C$")

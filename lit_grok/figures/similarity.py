@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lit_grok.figures.common import blocks, curve, development, heading, legend, measured, styles
+from lit_grok.figures.common import beside, blocks, curve, development, heading, legend, measured, styles, title
 
 _LABELS = 10  # so many init_scales can be written along a panel
 
@@ -36,7 +36,7 @@ def cka_matrix(run: xr.DataTree, branch: str) -> Figure:
         axes.tick_params(length=0)
     panels[0].set_ylabel("init_scale")
     figure.colorbar(image, ax=list(panels), label="linear CKA", shrink=0.8)
-    figure.suptitle(heading(run, ""), fontsize="medium")
+    title(figure, heading(run, ""))
     return figure
 
 
@@ -49,9 +49,11 @@ def cka_development(run: xr.DataTree, branch: str) -> Figure:
     """
     figure, (axes,), handles = development(run, branch, panels=1, height=2.2)
     results = measured(run, branch)
+    layers = []
     for layer, style, handle in styles(run, [str(layer) for layer in results.layer.values]):
         curve(axes, run, results.mean_cka.sel(layer=layer), **style)
-        handles.append(handle)
+        layers.append(handle)
+    beside(axes, layers)
     axes.set(ylabel="linear CKA with\nthe other replicas", ylim=(0, 1.03))
     legend(figure, handles)
     return figure

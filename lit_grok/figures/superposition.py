@@ -6,7 +6,19 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lit_grok.figures.common import curve, development, draw_group, groups, heading, key, legend, measured, rows, shown
+from lit_grok.figures.common import (
+    curve,
+    development,
+    draw_group,
+    groups,
+    heading,
+    key,
+    legend,
+    measured,
+    rows,
+    shown,
+    title,
+)
 
 
 def feature_maps(run: xr.DataTree, branch: str) -> Figure:
@@ -45,7 +57,7 @@ def feature_maps(run: xr.DataTree, branch: str) -> Figure:
         draw_group(last, ranks, rows(ranked, group), group)
     last.set(xlabel="frequency, by its neurons", ylabel="neurons that carry it", ylim=(0, None))
     legend(figure, key(run))
-    figure.suptitle(heading(run), fontsize="medium")
+    title(figure, heading(run))
     return figure
 
 

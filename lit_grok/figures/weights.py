@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from lit_grok.figures.common import count_axis, curve, development, groups, legend, log_axis, measured, styles
 
@@ -24,9 +25,10 @@ def weights_development(run: xr.DataTree, branch: str) -> Figure:
     curve(negligible, run, results.negligible_share)
     curve(dead, run, results.dead_neurons)
     if len(groups(run)) == 1:
-        for layer, style, handle in list(styles(run, ["all", *(str(name) for name in results.layer.values)]))[1:]:
+        handles.append(Line2D([], [], color=groups(run)[0].colour, label="all layers"))
+        for layer, style, handle in styles(run, [str(name) for name in results.layer.values], after=2):
             for axes, name in ((norm, "layer_norm"), (gini, "layer_gini"), (negligible, "layer_negligible_share")):
-                curve(axes, run, results[name].sel(layer=layer), linewidth=0.8, marker="", **style)
+                curve(axes, run, results[name].sel(layer=layer), **{"linewidth": 0.8, "marker": ""} | style)
             handles.append(handle)
     norms = measured(run, "evaluation").weight_norm.values
     norm.set_ylabel("norm")

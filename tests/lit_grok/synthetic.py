@@ -1,6 +1,7 @@
 """Trees of results as a run leaves them, with numbers that a test knows."""
 
 import numpy as np
+import xarray as xr
 
 from lit_grok.measures.grokking import Outcome
 from lit_grok.recorder import EVALUATION, Recorder
@@ -73,6 +74,59 @@ def tree(scales=(1.0, 10.0), seeds=2, epochs=EPOCHS, decays=(3e-5,), diverged=()
     add("llc/trace", (2, 6), None, ["chain", "chain_step"], chain_step=[-2, -1, 0, 1, 2, 3])
     outcomes = [Outcome("grokked", 2, 50, 48) if s == 10 else Outcome("steady", 2, 5, 3) for s, _, _ in keys]
     return index_replicas(recorder.tree(outcomes))
+
+
+def residues(run, title="toy, P = 7"):
+    """A run of `tree` as a transformer over residues leaves it, with nine layers and a hole in its table."""
+    generator, count = np.random.default_rng(1), run.sizes["replica"]
+    run.attrs["title"] = title
+
+    def one(low=0.2, high=0.8, **labels):
+        values = generator.uniform(low, high, (count, *map(len, labels.values())))
+        return xr.DataArray(values, dims=("replica", *labels), coords=labels)
+
+    def curve(**others):
+        return one(epoch=EPOCHS, **others)
+
+    def add(branch, **arrays):
+        run[branch] = xr.DataTree(xr.Dataset(arrays))
+
+    blocks = [f"blocks.0.{name}" for name in ("query", "key", "value", "attention.output", "mlp_in", "mlp_out")]
+    layers = ["token_embedding", "position_embedding", *blocks, "unembedding"]
+    add(
+        "weights",
+        **{name: curve() for name in ("gini", "negligible_share", "dead_neurons")},
+        **{f"layer_{name}": curve(layer=layers) for name in ("norm", "gini", "negligible_share")},
+    )
+    pairs = ["transpose trained", "transpose not trained", "outside", "hole"]
+    distances = {"distance": range(10)}
+    add(
+        "coverage",
+        accuracy=curve(group=pairs),
+        distance_accuracy=one(**distances),
+        distance_pairs=one(1, 3000, **distances).round(),
+    )
+    measures = ("restricted_loss", "excluded_loss", "key_frequencies", "local_complexity", "sum_of_squares")
+    spread = {name: one(1, 10 ** (i + 1), epoch=EPOCHS) for i, name in enumerate(measures)}
+    add("progress", fourier_gini=curve(set=["embedding", "output"]), **spread)
+    operands = {"operand": ["x", "y"]}
+    developed = ("med", "relative_med", "smallest_relative_med", "mean_norm")
+    add(
+        "uniformity",
+        **{name: curve(**operands) for name in developed},
+        difference=one(**operands, step=[1, 2, 3]),
+        plane=one(**operands, residue=range(7), axis=range(2)),
+        plane_frequency=(3 * one(**operands)).round(),
+    )
+    sets = {"set": ["embedding"]}
+    rows = ("features_per_neuron", "interference", "null_interference", "effective_dimension", "null_dimension")
+    add(
+        "superposition",
+        **{name: curve(**sets) for name in rows},
+        overlap=one(**sets, frequency=[1, 2, 3], other=[1, 2, 3]),
+        frequency_neurons=one(**sets, frequency=[1, 2, 3]),
+    )
+    return run
 
 
 def plausible(task="mod_add", scales=(0.1, 1.0, 10.0), seeds=3, decays=(3e-5,), diverged=()):

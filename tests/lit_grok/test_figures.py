@@ -1,7 +1,9 @@
 """What is drawn is what was measured, once for all replicas, and legible."""
 
+import functools
 import io
-from itertools import pairwise
+import re
+from itertools import combinations, pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,11 +12,26 @@ import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
-from lit_grok.figures import chains, features, fourier, geometry, grokking, pruning, similarity, weights
-from lit_grok.figures.common import draw_group, epoch_axis, groups, heading, log_axis, rows
+from lit_grok.figures import (
+    chains,
+    coverage,
+    embedding,
+    features,
+    fourier,
+    geometry,
+    grokking,
+    progress,
+    pruning,
+    similarity,
+    superposition,
+    weights,
+)
+from lit_grok.figures.common import count_axis, draw_group, epoch_axis, groups, heading, log_axis, rows, title
 from lit_grok.figures.phases import COLOURS, has_phases, phase_diagram
-from tests.lit_grok.synthetic import plausible, tree
+from tests.lit_grok.synthetic import plausible, residues, tree
 
 FIGURES = {
     "curves": grokking.curves,
@@ -31,6 +48,21 @@ FIGURES = {
     "trajectory": lambda run: geometry.trajectory(run, "fim_trajectory", "classif_logits"),
     "chain_traces": lambda run: chains.chain_traces(run, "llc"),
 }
+OF_RESIDUES = {
+    "coverage_development": lambda run: coverage.coverage_development(run, "coverage"),
+    "coverage_by_distance": lambda run: coverage.coverage_by_distance(run, "coverage"),
+    "progress_development": lambda run: progress.progress_development(run, "progress"),
+    "uniformity_development": lambda run: embedding.uniformity_development(run, "uniformity"),
+    "embedding_picture": lambda run: embedding.embedding_picture(run, "uniformity"),
+    "feature_maps": lambda run: superposition.feature_maps(run, "superposition"),
+    "superposition_development": lambda run: superposition.superposition_development(run, "superposition"),
+    "phase_diagram": phase_diagram,
+}
+PRINTED = {
+    "one replica": {"scales": (10.0,), "seeds": 1},
+    "two init_scales": {"scales": (0.5, 1.0)},
+    "six cells": {"scales": (0.1, 1.0, 10.0), "seeds": 1, "decays": (3e-5, 3e-4)},
+}
 RUNS = {
     "one replica": {"scales": (10.0,), "seeds": 1},
     "nine": {"scales": (0.1, 1.0, 10.0), "seeds": 3},
@@ -45,6 +77,123 @@ def rendered(figure):
     FigureCanvasAgg(figure)
     figure.savefig(io.BytesIO(), format="png", dpi=60)
     return figure
+
+
+def titled(name, run):
+    """A figure with a long title."""
+    said = "prime, P = 97, operation = x2+xy+y2, train_fraction = 0.3, hole = square, hole_size = 45"
+    return (FIGURES | OF_RESIDUES)[name](residues(tree(**PRINTED[run]), said))
+
+
+@functools.cache
+def printed(name, run):
+    """The same as it is in the PNG: with the layout of the PDF."""
+    figure = titled(name, run)
+    figure.savefig(io.BytesIO(), format="pdf")
+    figure.set_layout_engine("none")
+    figure.set_dpi(150)
+    FigureCanvasAgg(figure).draw()
+    return figure
+
+
+def ticks(axis):
+    """The labels of an axis that are to be seen."""
+    low, high = sorted(axis.get_view_interval())
+    both = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+    shown = [tick.label1 for tick in both if low <= tick.get_loc() <= high]
+    other = [tick.label2 for tick in both if low <= tick.get_loc() <= high]
+    return [label for label in shown + other if label.get_visible() and label.get_text()]
+
+
+def looks(handle):
+    """What tells an entry of a legend from others."""
+    if isinstance(handle, Line2D):
+        dashes = str(handle._unscaled_dash_pattern)
+        return (to_hex(handle.get_color()), dashes, handle.get_linewidth(), handle.get_alpha(), handle.get_marker())
+    return to_hex(handle.get_facecolor()), handle.get_alpha()
+
+
+every_figure = pytest.mark.parametrize("name", FIGURES | OF_RESIDUES)
+twice = pytest.mark.parametrize("run", list(PRINTED)[:2])  # drawing takes long
+
+
+@every_figure
+@twice
+def test_every_text_lies_on_the_page(name, run):
+    figure = printed(name, run)
+    axes = [axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)]
+    drawn = {id(label) for axis in axes for label in ticks(axis)}
+    hidden = {id(label) for axis in axes for label in axis.get_ticklabels(which="both")} - drawn
+    for text in figure.findobj(Text):
+        if text.get_text() and text.get_visible() and id(text) not in hidden:
+            box = text.get_window_extent()
+            assert figure.bbox.padded(1).count_contains([[box.x0, box.y0], [box.x1, box.y1]]) == 2, text.get_text()
+
+
+@every_figure
+@twice
+def test_ticks_do_not_run_into_each_other(name, run):
+    for axes in printed(name, run).axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            for a, b in combinations(ticks(axis), 2):
+                apart = not a.get_window_extent().overlaps(b.get_window_extent())
+                assert apart, f"{axes.get_ylabel()}: {a.get_text()} and {b.get_text()}"
+
+
+@every_figure
+@pytest.mark.parametrize("run", PRINTED)
+def test_a_legend_says_one_thing_of_a_style(name, run):
+    figure = titled(name, run)
+    below = [entry for legend in figure.legends for entry in legend.legend_handles]
+    for axes in figure.axes:
+        own = axes.get_legend().legend_handles if axes.get_legend() else []
+        found = [looks(handle) for handle in [*own, *below]]
+        assert len(found) == len(set(found))
+
+
+def test_lines_of_a_legend_are_in_the_panel():
+    """Each style of the legend beside a panel is that of a line in it."""
+    for name in ("coverage_development", "progress_development"):
+        figure = OF_RESIDUES[name](residues(tree(scales=(10.0,), seeds=1)))
+        for axes in figure.axes:
+            dashes = {str(line._unscaled_dash_pattern) for line in axes.lines}
+            if axes.get_legend():
+                assert {looks(handle)[1] for handle in axes.get_legend().legend_handles} == dashes
+
+
+def test_layers_are_told_apart_by_colour_where_there_are_more_than_dashes():
+    figure = FIGURES["weights_development"](residues(tree(scales=(10.0,), seeds=1)))
+    norms = figure.axes[1].lines
+    assert len({(to_hex(line.get_color()), str(line._unscaled_dash_pattern)) for line in norms}) == 10
+    assert legend_texts(figure)[-10:-8] == ["all layers", "token_embedding"]
+
+
+@pytest.mark.parametrize("width", [2.5, 4.0, 9.0])
+def test_a_title_has_as_many_lines_as_the_figure_is_too_narrow_for(width):
+    figure = Figure(figsize=(width, 2), layout="constrained")
+    said = "prime, P = 97, operation = x2+xy+y2, a part that is longer than the whole of a line is"
+    title(figure, said)
+    rendered(figure)
+    assert figure.get_suptitle().replace("\n", " ") == said
+    assert figure._suptitle.get_window_extent().width <= figure.bbox.width
+    lines = figure.get_suptitle().splitlines()
+    assert figure.get_figheight() == pytest.approx(2 + 0.17 * (len(lines) - 1))
+    assert any("operation = x2+xy+y2," in line for line in lines)
+
+
+def test_a_letter_means_one_thing():
+    figure = OF_RESIDUES["embedding_picture"](residues(tree(scales=(10.0,), seeds=1)))
+    picture, last = figure.axes
+    assert re.search(r"\nfrequency \d$", picture.get_title())
+    assert last.get_xlabel() == "step s"
+
+
+def test_things_are_counted_in_whole_numbers():
+    axes = Figure(figsize=(6, 3)).subplots()
+    axes.plot([0, 1], [0, 0])
+    count_axis(axes)
+    rendered(axes.figure)
+    assert all(float(tick).is_integer() for tick in axes.get_yticks())
 
 
 def legend_texts(figure):
@@ -269,6 +418,18 @@ def test_figures_do_not_pile_up_in_pyplot():
     before = plt.get_fignums()
     FIGURES["curves"](tree())
     assert plt.get_fignums() == before
+
+
+@pytest.mark.parametrize(("low", "high"), [(2, 60), (0.04, 0.09), (1e-9, 1e3), (1, 95), (1e-5, 9e-5)])
+@pytest.mark.parametrize("height", [0.6, 1.0, 3.0])
+def test_numbers_of_a_logarithmic_axis_have_room(low, high, height):
+    axes = Figure(figsize=(6, height)).subplots()
+    axes.plot([0, 1], [low, high])
+    log_axis(axes)
+    rendered(axes.figure)
+    boxes = [label.get_window_extent() for label in ticks(axes.yaxis)]
+    assert boxes
+    assert all(a.y1 <= b.y0 for a, b in pairwise(boxes))
 
 
 @pytest.mark.parametrize(("low", "high"), [(2, 60), (0.04, 0.09), (1e-9, 1e3), (1e-4, 0.9)])
