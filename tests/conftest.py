@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import hydra
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parents[1]
 #: A PNG of one pixel.
@@ -77,9 +80,26 @@ class Command:
         return self.folder / name
 
 
+#: What `composed` has composed, by the files that there were to choose from and what was chosen.
+COMPOSED = {}
+
+
+def composed(name, overrides):
+    """Hydra's composition, without composing twice what no test changes: it takes longer than a tiny training."""
+    sources = GlobalHydra.instance().config_loader().get_sources()
+    key = (*(source.path for source in sources), name, *overrides)
+    if key not in COMPOSED:
+        COMPOSED[key] = hydra.compose(name, overrides=overrides)
+        OmegaConf.set_readonly(COMPOSED[key], True)
+    return COMPOSED[key]
+
+
 @pytest.fixture
 def command(request, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lit_grok.cli.compose", composed)
+    # Hydra composes every configuration once just to look for hydra.mode, which no file here sets.
+    monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *_, **__: None)
     if not request.node.get_closest_marker("rendered"):  # pictures take most of the time of a tiny run
         monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **_: file.write(DOT))
     monkeypatch.setenv("WANDB_SILENT", "true")

@@ -2,10 +2,12 @@
 
 import os
 import runpy
-import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Executor, Future
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,8 +40,7 @@ def study(*sweeps):
 
 
 @pytest.fixture
-def reproduce(tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
+def reproduce(command, monkeypatch, capfd):
     monkeypatch.setattr(studies, "all_studies", lambda: [study(SWEEP)])
 
     def run(*arguments):
@@ -55,7 +56,43 @@ def reproduce(tmp_path, monkeypatch, capfd):
     return run
 
 
-def test_runs_are_trained_once_and_judged(reproduce, tmp_path):
+class AtOnce(Executor):
+    """Does in this thread what it is asked to do: only there can a training listen to signals."""
+
+    def __init__(self, jobs):
+        assert jobs == 1
+
+    def submit(self, function, *arguments):
+        done = Future()
+        done.set_result(function(*arguments))
+        return done
+
+
+@pytest.fixture
+def here(command, monkeypatch):
+    """A function from which on ``train.py`` runs in this process: one of its own imports for longer than it trains."""
+
+    def run(arguments, stdout=None, **_):
+        python, script, *overrides = arguments
+        assert (python, Path(script)) == (sys.executable, ROOT / "train.py")
+        said, code = stdout if hasattr(stdout, "write") else StringIO(), 0
+        with monkeypatch.context() as patched, redirect_stdout(said), redirect_stderr(said):
+            patched.setattr(sys, "argv", ["train.py", *overrides])
+            try:
+                runpy.run_path(script, run_name="__main__")
+            except SystemExit as stop:
+                code = stop.code
+        return subprocess.CompletedProcess(arguments, code, said.getvalue() if said is not stdout else None)
+
+    def begin():
+        monkeypatch.setattr("studies.runs.ThreadPoolExecutor", AtOnce)
+        for module in ("runs", "reproduction"):
+            monkeypatch.setattr(f"studies.{module}.subprocess", SimpleNamespace(run=run, DEVNULL=None))
+
+    return begin
+
+
+def test_runs_are_trained_once_and_judged(reproduce, here, tmp_path):
     listed = reproduce("--seeds", "2")
     assert "tiny_study" in listed.out
     assert "0/2" in listed.out
@@ -65,6 +102,7 @@ def test_runs_are_trained_once_and_judged(reproduce, tmp_path):
     assert first.out.count("done: ") == 2
     assert "undecided" in first.out
     assert (tmp_path / "runs/gallery/index.html").read_text().count("Losses are small") == 1
+    here()
     again = reproduce("tiny_study", "--seeds", "2")
     assert "done: " not in again.out
     assert "2/2" in reproduce("--seeds", "2").out
@@ -76,7 +114,8 @@ def test_runs_are_trained_once_and_judged(reproduce, tmp_path):
     assert dry.out.count("complete") == 3
 
 
-def test_a_run_that_fails_is_told_at_the_end_and_stops_no_other(reproduce, monkeypatch):
+def test_a_run_that_fails_is_told_at_the_end_and_stops_no_other(reproduce, here, monkeypatch):
+    here()
     wrong = Sweep("wrong", "mod_add", (0.1,), (*TINY, "epochs=3", "train_fraction=0"))
     monkeypatch.setattr(studies, "all_studies", lambda: [study(SWEEP, wrong)])
     found = reproduce("all", "--seeds", "1")
@@ -104,14 +143,12 @@ def test_what_is_not_there_is_refused(reproduce, arguments, said):
     assert said in found.err
 
 
-def test_a_run_that_was_extended_is_another(reproduce, tmp_path):
+def test_a_run_that_was_extended_is_another(reproduce, here, command, tmp_path):
+    here()
     assert reproduce("fig99", "--seeds", "1").code == 0
     run = SWEEP.run(0)
     directory = tmp_path / "runs/studies" / run.name
-    resumed = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), f"resume={directory}", "epochs=8"], capture_output=True, check=False
-    )
-    assert resumed.returncode == 0, resumed.stderr
+    assert command(f"resume={directory}", "epochs=8").code == 0
     assert not run.complete(tmp_path / "runs/studies")
     found = reproduce("fig99", "--seeds", "1")
     assert found.code == 1
@@ -119,7 +156,8 @@ def test_a_run_that_was_extended_is_another(reproduce, tmp_path):
     assert directory.exists()
 
 
-def test_a_damaged_summary_stops_no_other_study(reproduce, monkeypatch, tmp_path):
+def test_a_damaged_summary_stops_no_other_study(reproduce, here, monkeypatch, tmp_path):
+    here()
     table = next(one for one in studies.of_paper("grokking_vs_learning") if "table1" in one.figures)
     monkeypatch.setattr(studies, "all_studies", lambda: [study(SWEEP), table])
     (tmp_path / "runs/results").mkdir(parents=True)
@@ -131,7 +169,8 @@ def test_a_damaged_summary_stops_no_other_study(reproduce, monkeypatch, tmp_path
     assert "tiny_study.json: cannot be read" in (tmp_path / "runs/gallery/index.html").read_text()
 
 
-def test_a_dry_run_says_what_is_missing(reproduce, tmp_path):
+def test_a_dry_run_says_what_is_missing(reproduce, here, tmp_path):
+    here()
     found = reproduce("fig99", "--seeds", "1", "--dry-run")
     assert found.out.count("python train.py task=mod_add") == 1
     assert "missing" in found.out
@@ -139,49 +178,54 @@ def test_a_dry_run_says_what_is_missing(reproduce, tmp_path):
     assert "not timed yet" not in reproduce("--seeds", "1").out
 
 
-def test_a_training_that_was_killed_goes_on(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    long = Sweep("long", "mod_add", (0.1, 1.0), (*TINY, "epochs=1000", "checkpoint_every=20"))
-    run = long.run(0)
-    script = (
-        "from pathlib import Path; from studies.runs import Sweep, train_one\n"
-        f"train_one(Sweep('long', 'mod_add', (0.1, 1.0), {long.overrides!r}).run(0), Path('runs'))"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True
-    )
-    checkpoint = tmp_path / "runs" / run.name / "checkpoints" / "last.ckpt"
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def test_a_training_that_was_killed_goes_on_as_if_it_had_not(here, command, tmp_path):
+    mine = "+callbacks.mine={_target_: tests.helpers.SignalWhile, epoch: 5, number: SIGKILL, batch: 0}"
+    run = Sweep("long", "mod_add", (0.1, 1.0), (*TINY, "epochs=6", "checkpoint_every=2", mine)).run(0)
+    (tmp_path / "signalling").touch()
+    assert train_one(run, Path("runs"))
     assert not run.complete(Path("runs"))
+    (tmp_path / "signalling").unlink()
+    here()
     assert train_one(run, Path("runs")) is None
-    log = (checkpoint.parents[1] / "train.log").read_text()
-    assert "going on from" in log
+    assert run.complete(Path("runs"))
+    found = tmp_path / "runs" / run.name
+    assert (found / "train.log").read_text().count("going on from") == 1
+    assert command(*run.overrides, "run_dir=whole", "logger=none").code == 0
+    weights = [folder / "weights.safetensors" for folder in (found, tmp_path / "whole")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_a_training_whose_starter_was_killed_is_waited_for(tmp_path, monkeypatch):
+#: A training that only outlives what has started it by a second, and then is complete.
+OUTLIVES = """
+import os, shutil, sys, time
+starter = os.getppid()
+open("training", "w").close()
+while os.getppid() == starter:
+    time.sleep(0.02)
+time.sleep(1)
+shutil.copytree("complete", sys.argv[1])
+"""
+
+
+def test_a_training_whose_starter_was_killed_is_waited_for(command, tmp_path, monkeypatch, capfd):
     """It holds its lock by itself: nobody else trains the same run beside it."""
-    monkeypatch.chdir(tmp_path)
-    overrides = (*TINY, "epochs=600")
-    run = Sweep("long", "mod_add", (0.1, 1.0), overrides).run(0)
-    script = (
-        "from pathlib import Path; from studies.runs import Sweep, train_one\n"
-        f"train_one(Sweep('long', 'mod_add', (0.1, 1.0), {overrides!r}).run(0), Path('runs'))"
+    run = SWEEP.run(0)
+    command(*run.overrides, "run_dir=complete", "logger=none")
+    starter = (
+        "import sys; from pathlib import Path; from studies import runs\n"
+        f"run = runs.Sweep('tiny', 'mod_add', (0.1, 1.0), {SWEEP.overrides!r}).run(0)\n"
+        f"runs.Run.command = lambda run, root: [sys.executable, '-c', {OUTLIVES!r}, str(root / run.name)]\n"
+        "runs.train_one(run, Path('runs'))"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(ROOT)})
-    config = tmp_path / "runs" / run.name / "config.yaml"
-    deadline = time.monotonic() + 120
-    while not config.exists() and time.monotonic() < deadline:
+    process = subprocess.Popen([sys.executable, "-c", starter], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    while not (tmp_path / "training").exists():
+        assert process.poll() is None
         time.sleep(0.02)
     process.kill()
     process.wait()
+    monkeypatch.setattr("studies.runs.subprocess.run", None)  # here nothing is trained
     assert train_one(run, Path("runs")) is None
-    log = (config.parent / "train.log").read_text()
-    assert "going on from" not in log
-    assert log.count("results in") == 1
+    assert "another process is training it; waiting for that" in capfd.readouterr().err
 
 
 def test_a_run_is_known_by_what_it_resolves_to():
