@@ -195,26 +195,25 @@ def test_a_training_that_was_killed_goes_on_as_if_it_had_not(here, command, tmp_
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-#: A training that only outlives what has started it by a second, and then is complete.
-OUTLIVES = """
+#: A training that ends when somebody has been told to wait for it.
+AWAITED = """
 import os, shutil, sys, time
-starter = os.getppid()
 open("training", "w").close()
-while os.getppid() == starter:
+deadline = time.monotonic() + 120
+while not os.path.exists("told") and time.monotonic() < deadline:
     time.sleep(0.02)
-time.sleep(1)
 shutil.copytree("complete", sys.argv[1])
 """
 
 
-def test_a_training_whose_starter_was_killed_is_waited_for(command, tmp_path, monkeypatch, capfd):
+def test_a_training_whose_starter_was_killed_is_waited_for(command, tmp_path, monkeypatch):
     """It holds its lock by itself: nobody else trains the same run beside it."""
     run = SWEEP.run(0)
     command(*run.overrides, "run_dir=complete", "logger=none")
     starter = (
         "import sys; from pathlib import Path; from studies import runs\n"
         f"run = runs.Sweep('tiny', 'mod_add', (0.1, 1.0), {SWEEP.overrides!r}).run(0)\n"
-        f"runs.Run.command = lambda run, root: [sys.executable, '-c', {OUTLIVES!r}, str(root / run.name)]\n"
+        f"runs.Run.command = lambda run, root: [sys.executable, '-c', {AWAITED!r}, str(root / run.name)]\n"
         "runs.train_one(run, Path('runs'))"
     )
     process = subprocess.Popen([sys.executable, "-c", starter], env=os.environ | {"PYTHONPATH": str(ROOT)})
@@ -224,8 +223,10 @@ def test_a_training_whose_starter_was_killed_is_waited_for(command, tmp_path, mo
     process.kill()
     process.wait()
     monkeypatch.setattr("studies.runs.subprocess.run", None)  # here nothing is trained
+    told = tmp_path / "told"
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(write=told.write_text))
     assert train_one(run, Path("runs")) is None
-    assert "another process is training it; waiting for that" in capfd.readouterr().err
+    assert "another process is training it; waiting for that" in told.read_text()
 
 
 def test_a_run_is_known_by_what_it_resolves_to():
