@@ -1,11 +1,8 @@
 import itertools
 import json
-import os
 import re
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,33 +48,17 @@ def identical(run, other, states=True):
     assert records[0] == records[1]
 
 
-def killed(folder, *overrides):
-    """Run until the process kills itself; SIGKILL leaves no time for anything."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *overrides],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
 @pytest.mark.parametrize("task", ["mod_add", "ising"])
 def test_killed_and_resumed_is_as_if_it_had_never_stopped(command, task):
+    """Of a process that really is killed: `tests.test_reproduce`."""
     tiny = {"mod_add": command.MOD_ADD, "ising": command.ISING}[task]
     replicas = {"mod_add": "seed=3", "ising": "init_scale=[1,10]"}[task]
-    options = (*tiny, *SHUFFLED, replicas, *SIGNAL)
-    options = [o.replace("SIGINT", "SIGKILL").replace("signal.epoch=5", "signal.epoch=6") for o in options]
-    (command.folder / "signalling").touch()
-    result = killed(command.folder, *options, "run_dir=killed")
-    assert result.returncode == -signal.SIGKILL
+    copies = "+callbacks.copies={_target_: tests.helpers.CopiesRun, epoch: 6, to: killed}"
+    assert command(*tiny, *SHUFFLED, replicas, copies, "run_dir=whole").code == 0
     half = lit_grok.open_run("killed")
     assert half.evaluation.epoch.values[-1] == 3  # what was there at the last checkpoint
     assert not (command.folder / "killed" / "summary.json").exists()
-    (command.folder / "signalling").unlink()
     assert command("resume=killed").code == 0
-    assert command(*options, "run_dir=whole").code == 0
     identical(command.folder / "killed", command.folder / "whole")
 
 
