@@ -17,7 +17,7 @@ TASKS = {
         *("datamodule.test_size=200", "epochs=60", "log_every=20", "callbacks.fim_trajectory.every=20", *FEW),
     ),
 }
-SCALES = [0.2, 1.0, 10.0, 3.0]
+SCALES = [0.2, 1.0, 10.0]
 
 
 def train(command, name, task, scales, threads):
@@ -37,10 +37,9 @@ def train(command, name, task, scales, threads):
 @pytest.mark.parametrize("task", TASKS)
 def test_alone_in_another_stack_in_another_order_and_on_two_threads(task, command, monkeypatch):
     monkeypatch.setattr("callbacks.base.save_figures", lambda *_: None)  # they prove nothing here
-    whole = train(command, "whole", task, SCALES, threads=1)
+    whole = train(command, "whole", task, SCALES, threads=2)  # one of them has two replicas to care for
     others = [
-        train(command, "order", task, SCALES[::-1], threads=2),
-        train(command, "part", task, [10.0, 0.2], threads=1),
+        train(command, "part in another order", task, [10.0, 0.2], threads=1),
         train(command, "alone", task, [0.2], threads=1),
     ]
     for other in others:
