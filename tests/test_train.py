@@ -367,12 +367,22 @@ def user(folder, *arguments, **environment):
     )
 
 
-def test_a_user_types_one_command(tmp_path):
-    tiny = ("task=mod_add", "P=7", "network.hidden=[8]", "epochs=2", "logger=none", "init_scale=[1,10]")
-    result = user(tmp_path, *tiny)
+SECRETS = {"WANDB_API_KEY": "0123456789abcdef" * 2 + "01234567", "MY_TOKEN": "correct horse battery staple"}
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory):
+    """What a user sees who types one command, and the folder where that was, in an environment with secrets."""
+    folder = tmp_path_factory.mktemp("typed")
+    tiny = ("task=mod_add", "P=7", "network.hidden=[8]", "epochs=2", "init_scale=[1,10]")
+    return user(folder, *tiny, **SECRETS), folder
+
+
+def test_a_user_types_one_command(typed):
+    result, folder = typed
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
-    (run,) = (tmp_path / "runs" / "mod_add").iterdir()
+    (run,) = (folder / "runs" / "mod_add").iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", run.name)
     assert f"mod_add, 2 replica(s), results in runs/mod_add/{run.name}" in result.stdout
     assert sorted(p.name for p in run.iterdir()) == [
@@ -384,10 +394,12 @@ def test_a_user_types_one_command(tmp_path):
             "results.nc",
             "summary.json",
             "train.log",
+            "wandb",
+            "wandb_ids.json",
             "weights.safetensors",
         ),
     ]
-    assert os.listdir(tmp_path) == ["runs"]  # nothing of Hydra's, Lightning's or W&B's beside it
+    assert os.listdir(folder) == ["runs"]  # nothing of Hydra's, Lightning's or W&B's beside it
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["init_scal=3"], ["epochs=many"], ["task=mod_add", "seed=x"]])
@@ -646,16 +658,14 @@ def test_wandb_that_cannot_start_does_not_stop_the_training(command, monkeypatch
     assert len(summary(command.folder / "run")) == 1
 
 
-def test_secrets_of_the_environment_reach_no_file(tmp_path):
-    secrets = {"WANDB_API_KEY": "0123456789abcdef" * 2 + "01234567", "MY_TOKEN": "correct horse battery staple"}
-    tiny = ("task=mod_add", "P=7", "network.hidden=[8]", "epochs=2", "callbacks=base", "run_dir=run")
-    result = user(tmp_path, *tiny, **secrets)
-    assert result.returncode == 0, result.stderr
-    assert any(path.suffix == ".wandb" for path in tmp_path.rglob("*"))
-    (tmp_path / "told").write_text(secrets["MY_TOKEN"])
-    assert [path.name for path in files_with(tmp_path, secrets["MY_TOKEN"])] == ["told"]  # it would be found
-    assert not files_with(tmp_path, secrets["WANDB_API_KEY"])
-    assert not any(secret in result.stdout + result.stderr for secret in secrets.values())
+def test_secrets_of_the_environment_reach_no_file(typed, tmp_path):
+    result, folder = typed
+    assert any(path.suffix == ".wandb" for path in folder.rglob("*"))
+    (tmp_path / "told").write_text(SECRETS["MY_TOKEN"])
+    assert [path.name for path in files_with(tmp_path, SECRETS["MY_TOKEN"])] == ["told"]  # it would be found
+    for secret in SECRETS.values():
+        assert not files_with(folder, secret)
+        assert secret not in result.stdout + result.stderr
 
 
 def test_wandb_of_a_bad_mode(command):
