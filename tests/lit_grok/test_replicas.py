@@ -219,7 +219,7 @@ def largest_difference(network, other):
 @pytest.mark.parametrize(
     ("task", "dtype", "steps", "tolerance"),
     [
-        ("ising", torch.float64, 200, 1e-10),
+        ("ising", torch.float64, 60, 1e-10),
         ("mod_add", torch.float64, 200, 1e-10),
         ("ising", torch.float32, 50, 1e-5),
         ("mod_add", torch.float32, 10, 1e-5),
