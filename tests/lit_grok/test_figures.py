@@ -1,8 +1,7 @@
 """What is drawn is what was measured, once for all replicas, and legible."""
 
-import functools
-import io
 import re
+from functools import cache
 from itertools import combinations, pairwise
 
 import matplotlib.pyplot as plt
@@ -74,8 +73,9 @@ RUNS = {
 
 
 def rendered(figure):
+    """Laid out as it is when it is drawn; no test looks at a pixel."""
     FigureCanvasAgg(figure)
-    figure.savefig(io.BytesIO(), format="png", dpi=60)
+    figure.draw_without_rendering()
     return figure
 
 
@@ -85,15 +85,15 @@ def titled(name, run):
     return (FIGURES | OF_RESIDUES)[name](residues(tree(**PRINTED[run]), said))
 
 
-@functools.cache
+@cache
 def printed(name, run):
-    """The same as it is in the PNG: with the layout of the PDF."""
+    """The same as it is in the PNG: with the layout of the PDF, which has 72 dots in an inch."""
     figure = titled(name, run)
-    figure.savefig(io.BytesIO(), format="pdf")
+    figure.set_dpi(72)
+    rendered(figure)
     figure.set_layout_engine("none")
     figure.set_dpi(150)
-    FigureCanvasAgg(figure).draw()
-    return figure
+    return rendered(figure)
 
 
 def ticks(axis):
@@ -194,6 +194,11 @@ def test_things_are_counted_in_whole_numbers():
     count_axis(axes)
     rendered(axes.figure)
     assert all(float(tick).is_integer() for tick in axes.get_yticks())
+
+
+@cache
+def sweep_of(task, scales, seeds):
+    return plausible(task, scales=scales, seeds=seeds)
 
 
 def legend_texts(figure):
@@ -331,9 +336,8 @@ def test_dashes_are_the_weight_decay_where_it_differs():
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_sweep_is_drawn_in_as_few_panels_as_one_init_scale(name):
-    run = plausible("ising" if "correlation" in name else "mod_add", scales=(10.0,), seeds=6)
-    sweep = plausible("ising" if "correlation" in name else "mod_add", scales=tuple(range(1, 11)), seeds=5)
-    one, many = FIGURES[name](run), FIGURES[name](sweep)
+    task = "ising" if "correlation" in name else "mod_add"
+    one, many = (FIGURES[name](sweep_of(task, *size)) for size in (((10.0,), 6), (tuple(range(1, 11)), 5)))
     assert len(many.axes) == len(one.axes)
     rendered(many)
     for axes in many.axes:
