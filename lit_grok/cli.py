@@ -21,25 +21,23 @@ from types import NoneType
 from typing import Annotated, Any, Literal, NoReturn
 
 import yaml
-from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from pydantic import Field
 from tqdm import tqdm
 
-from lit_grok import schema
+from lit_grok import choices, schema
+from lit_grok.choices import CONFIG_DIR
 from lit_grok.files import ReadError, WriteError
 from lit_grok.schema import RESUMABLE, Number, Seed, UsageError, check, meant, no_such, spelled
 
 log = logging.getLogger("lit_grok")
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
-CONFIG_DIR = Path(__file__).parents[1] / "configs"
 #: What replicas may differ in: lists, whose product is trained at once.
 REPLICATED = {
     "init_scale": Number,
@@ -49,6 +47,8 @@ REPLICATED = {
 #: More replicas than this are not even listed; how many fit into memory depends on the network.
 MOST_REPLICAS = 10**5
 
+
+OmegaConf.register_new_resolver("task_keys", choices.task_keys, replace=True)
 
 #: The directories that this process made for its runs.
 _made: set[Path] = set()
@@ -186,7 +186,7 @@ def _no_such_key(key: str) -> str:
     arguments = [argument.split(",")[0] for argument in sys.argv[1:] if "=[" not in argument]  # of a sweep, the first
     if any(argument.startswith("resume=") for argument in arguments):
         return f"{key}: a resumed run keeps its configuration; only {', '.join(RESUMABLE)} may be given"
-    config = _defaults(arguments)
+    config = choices.defaults(arguments)
     if OmegaConf.select(config, key, default=arguments) is not arguments:
         return f"{key}: there is no {key.split('.')[0]}, which ~{key.split('.')[0]} has taken out"
     path = key.split(".")[:-1]
@@ -196,22 +196,11 @@ def _no_such_key(key: str) -> str:
     message = no_such(key, names, "".join(f"{part}." for part in path))
     for file in sorted((CONFIG_DIR / "task").glob("*.yaml")):
         task = f"task={file.stem}"
-        others = _defaults([*(a for a in arguments if not a.startswith("task=")), task])
+        others = choices.defaults([*(a for a in arguments if not a.startswith("task=")), task])
         if OmegaConf.select(others, key, default=arguments) is not arguments:
             return message.replace("no such key", f"no such key here, but with {task}")
     more = f"; for what its class takes besides, write +{key}=VALUE" if "_target_" in names else ""
     return f"{message}{more}"
-
-
-def _defaults(overrides: Sequence[str], besides: Sequence[str] = ()) -> DictConfig:
-    """The configuration that the chosen files of the configs' groups make, without any other value that is given."""
-    folders = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()}
-    groups = folders - {"hydra", "sweep", *besides}  # Hydra's own files, and those of `wandb sweep`
-    chosen = [o for o in overrides if re.split(r"[=@/]", o.lstrip("+~"))[0] in groups and "=" in o]
-    if GlobalHydra.instance().is_initialized():
-        return compose("train", overrides=chosen)
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return compose("train", overrides=chosen)
 
 
 def replicas(config: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -305,9 +294,13 @@ def resolved(config: DictConfig, claim: Callable[[dict[str, Any]], Path]) -> Ite
     check("resume", config.resume, schema.Keys.__annotations__["resume"])
     if config.resume is None:
         written: Any = OmegaConf.to_container(config)
-        plain: Any = OmegaConf.to_container(config, resolve=True)
-        defaults = _defaults(HydraConfig.get().overrides.task, besides=["experiment"])
-        _refuse_contradictions(written, OmegaConf.to_container(defaults))
+        try:
+            plain: Any = OmegaConf.to_container(config, resolve=True)
+        except InterpolationKeyError:
+            _refuse_misfit()
+            raise
+        usual = choices.defaults(HydraConfig.get().overrides.task, besides=["experiment"])
+        _refuse_contradictions(written, OmegaConf.to_container(usual))
         schema.check_keys(plain)
         _refuse_strangers(written)
     else:
@@ -323,6 +316,8 @@ def resolved(config: DictConfig, claim: Callable[[dict[str, Any]], Path]) -> Ite
             with suppress(ImportError):
                 import wandb.sdk.launch  # noqa: F401
         schema.check_targets(plain, written)
+        if config.resume is None and not choices.fits(plain):
+            _refuse_misfit()
         _check_accelerator(plain["accelerator"])
     for name in ("lightning.pytorch", "lightning.fabric", "wandb"):  # imported by now, which sets their levels
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -341,6 +336,13 @@ def resolved(config: DictConfig, claim: Callable[[dict[str, Any]], Path]) -> Ite
     finally:
         if temporary:
             shutil.rmtree(temporary)
+
+
+def _refuse_misfit() -> None:
+    """Refuse a network of another task, where one is chosen: the keys that it lacks there say less."""
+    task, network = (HydraConfig.get().runtime.choices.get(group) for group in ("task", "network"))
+    if f"network={network}" in HydraConfig.get().overrides.task:
+        choices.refuse_misfit(str(task), str(network))
 
 
 def _dry_run_directory(run_dir: str) -> str:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 import callbacks
 from callbacks.checks import check_callbacks
 from datamodules import ReplicaDataModule
-from lit_grok import cli, schema
+from lit_grok import choices, cli, schema
 from lit_grok.modules import LitClassifier
 from lit_grok.replicas import ReplicaStack
 from lit_grok.results import build_network
@@ -90,6 +90,12 @@ def test_every_file_is_composed_and_instantiated(overrides):
     assert callable(make_loggers)
     keys = [callback.state_key for callback in found.values()]
     assert len(set(keys)) == len(keys)  # otherwise one would load the state of another
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_networks_of_a_task_are_known(task):
+    expected = [name for name in GROUPS["network"] if task in FITTING.get(name, ON_RESIDUES)]
+    assert choices.fitting_networks(task) == expected
 
 
 def test_every_file_is_reached_by_a_choice():

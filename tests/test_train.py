@@ -416,6 +416,52 @@ def test_help_and_typos_do_not_wait_for_what_trains(tmp_path, arguments):
     assert result.stdout.splitlines()[-1] == "", result.stdout
 
 
+ON_PAIRS = "embedding_mlp, modular_mlp, one_hot_mlp, transformer"
+
+
+@pytest.mark.parametrize(
+    ("task", "network", "allowed"),
+    [
+        ("polygons", "transformer", "resnet18"),
+        ("polygons", "digit_mlp", "resnet18"),
+        ("polygons", "ising_cnn", "resnet18"),
+        ("mod_add", "resnet18", ON_PAIRS),
+        ("ising", "modular_mlp", "ising_cnn"),
+        ("mnist", "resnet18", "digit_mlp"),
+    ],
+)
+def test_a_network_of_another_task(command, task, network, allowed):
+    result = command(f"task={task}", f"network={network}", "run_dir=run")
+    assert result.code == 2
+    assert result.err == f"error: network={network}: this network is not for task={task}; allowed: {allowed}\n"
+    assert list(command.folder.iterdir()) == []
+
+
+def test_a_network_that_is_made_to_fit_and_one_for_a_task_of_ones_own(command):
+    ising = [o for o in command.ISING if o != "run_dir=run"]
+    assert command(*ising, "network=digit_mlp", "network.side=8", "network.classes=2", "run_dir=run").code == 0
+    own = (f"--config-dir={ROOT / 'examples'}", "task=sparse_parity", "network=transformer", "logger=none")
+    assert command(*own).err == "error: network.P: it follows the key P, which there is not\n"
+
+
+def test_the_help_of_a_task_shows_its_keys_with_their_values(command):
+    prime = command("task=prime", "P=59", "--help").out
+    for line in (
+        r"Keys of task=prime \(network=transformer, optimizer=adamw_transformer, callbacks=prime\), and their values",
+        r"P +59",
+        r"operation +add +add \| subtract \| .*",
+        r"hole_size +null +the largest residue in the hole",
+        r"layers +1",
+        r"network\.d_mlp +512",
+        r"network\.normalisation +none +none \| layer",
+    ):
+        assert re.search(rf"^ *{line}$", prime, re.MULTILINE), line
+    assert "datamodule.P" not in prime  # it follows P
+    assert re.search(r"^ *datamodule\.t_max +3\.5$", command("--help").out, re.MULTILINE)
+    own = command(f"--config-dir={ROOT / 'examples'}", "task=sparse_parity", "--help").out
+    assert re.search(r"^ *bits +40$", own, re.MULTILINE)
+
+
 def test_help_names_the_tasks_the_keys_and_five_examples(command):
     result = command("--help")
     assert result.code in (0, None)
