@@ -104,6 +104,7 @@ def command(request, tmp_path, monkeypatch, capfd):
         monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **_: file.write(DOT))
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setattr("lit_grok.report.write_report", lambda run_dir: None)  # a quarter of a second for every run
+    monkeypatch.setattr("lit_grok.kernels.compiled.announcer.told", True)  # only the first test here would hear it
     monkeypatch.setattr(sys, "path", [*sys.path])  # a run adds the folder it is started in
     log = logging.getLogger("lit_grok")
     before = log.level, log.propagate, log.handlers

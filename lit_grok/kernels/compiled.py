@@ -1,6 +1,7 @@
 """Compiling the hot loops with numba, with or without a place to keep the machine code, and calling them on tensors."""
 
 import hashlib
+import logging
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +9,41 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+from numba.core import event
 from torch import Tensor
+
+log = logging.getLogger("lit_grok")
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}  # with Python's division no loop is vectorised
 
 #: numba keeps machine code by the file of the outermost function: it has to know when an inner one has changed.
 _SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
+
+
+class _Announcer(event.Listener):
+    """Says, once, that numba compiles: the first steps of a training then seem to hang. Nothing where it loads.
+
+    Attributes:
+        kept: The functions whose machine code is kept; another one may be compiled in every run.
+        told: Whether it has been said.
+    """
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+        self.told = False
+
+    def on_start(self, event: event.Event) -> None:
+        """Say it."""
+        if not self.told and any(event.data["dispatcher"] is each for each in self.kept):
+            self.told = True
+            log.info("compiling for this processor, half a minute at most; later runs find it done")
+
+    def on_end(self, event: event.Event) -> None:
+        """Nothing more to say."""
+
+
+announcer = _Announcer()
+event.register("numba:compile", announcer)  # numba tells of it after it has looked for kept machine code in vain
 
 
 class CompiledSteps(NamedTuple):
@@ -55,6 +85,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         cached = numba.njit(**_OPTIONS, cache=True)(function)
     except RuntimeError:  # no directory may be written to
         return plain
+    announcer.kept.append(cached)
 
     def run(*arguments: Any) -> Any:
         try:
