@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import lightning as L
@@ -18,7 +17,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
-from callbacks.base import AnalysisCallback
+from callbacks.base import AnalysisCallback, clock
 from datamodules.base import ReplicaDataModule
 from lit_grok.cli import UsageError
 from lit_grok.results import CHECKPOINT, build_network
@@ -108,26 +107,26 @@ class CostCallback(L.Callback):
     def __init__(self, analyses: Mapping[str, AnalysisCallback], dry_run: bool, seconds: float = 5.0):
         self.analyses, self.dry_run, self.seconds = analyses, dry_run, seconds
         self._epochs: list[float] = []
-        self._start = self._epoch_start = 0.0  # the latter on a clock that stands still while something is measured
+        self._start = 0.0  # on the wall's clock
+        self._epoch_start = 0.0  # on one that stands still while something is measured
         self._first = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note where and when the training starts."""
         self._first, self._start = trainer.current_epoch, time.perf_counter()
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Once everything has been measured for the first time, refuse what would become too much."""
         if trainer.current_epoch == self._first:
             self._refuse_too_long(trainer)
-        self._epoch_start = time.perf_counter() - self._measuring()
+        self._epoch_start = clock(pl_module) - self._measuring()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Note how long the epoch took, and stop the training when that is known well enough."""
         if not self.dry_run:
             return
-        now = time.perf_counter()
-        self._epochs.append(now - self._measuring() - self._epoch_start)
-        known = len(self._epochs) >= 3 and now - self._start > self.seconds
+        self._epochs.append(clock(pl_module) - self._measuring() - self._epoch_start)
+        known = len(self._epochs) >= 3 and time.perf_counter() - self._start > self.seconds
         if known or trainer.current_epoch + 1 == trainer.max_epochs:
             pl_module.interrupted = trainer.should_stop = True
 
@@ -162,7 +161,8 @@ class CostCallback(L.Callback):
         yield f"epochs      {last - self._first} of {trainer.num_training_batches} step(s)"
 
         times = {name: each.measurements(last) - each.measurements(self._first) for name, each in self.analyses.items()}
-        seconds = {"training": median(self._epochs) * (last - self._first)}
+        # The fastest epoch, as of an analysis the fastest measurement: whatever disturbs one makes it longer.
+        seconds = {"training": min(self._epochs) * (last - self._first)}
         for name, each in self.analyses.items():
             during = each.seconds * times[name] if times[name] else 0.0
             seconds[name] = during + self._seconds_at_the_end(each, trainer, module)
@@ -178,10 +178,10 @@ class CostCallback(L.Callback):
 
     def _seconds_at_the_end(self, analysis: AnalysisCallback, trainer: L.Trainer, module: Any) -> float:
         """How long an analysis measures the trained networks, without its drawings."""
-        start = time.perf_counter()
+        start = clock(module)
         with isolate_rng():
             analysis.measure_final_replicas(module, trainer.datamodule.split(analysis.split))  # type: ignore[attr-defined]
-        return time.perf_counter() - start
+        return clock(module) - start
 
 
 def _bytes(data: ReplicaDataModule | None) -> int:
