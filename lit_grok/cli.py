@@ -341,7 +341,8 @@ def resolved(config: DictConfig, claim: Callable[[dict[str, Any]], Path]) -> Ite
 def _refuse_misfit() -> None:
     """Refuse a network of another task, where one is chosen: the keys that it lacks there say less."""
     task, network = (HydraConfig.get().runtime.choices.get(group) for group in ("task", "network"))
-    if f"network={network}" in HydraConfig.get().overrides.task:
+    given: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)  # as typed: one may follow what is not there
+    if f"network={network}" in given:
         choices.refuse_misfit(str(task), str(network))
 
 
