@@ -28,7 +28,7 @@ _NAMED = 10  # so many groups stand in a legend; of more, which have colours in 
 _LINEAR = 0.3  # width of the part of the epoch axis that holds epoch 0, in decades
 _MARGIN = 0.1  # inches on either side of a title
 _LINE = 0.17  # inches of a line of a title or of a legend
-_ACROSS, _UPWARDS = 0.35, 0.16  # inches that the label of a tick takes
+_ACROSS, _UPWARDS = 0.35, 0.168  # inches that the label of a tick takes
 
 
 class Group(NamedTuple):
