@@ -97,7 +97,7 @@ def composed(name, overrides):
 @pytest.fixture
 def command(request, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lit_grok.cli.compose", composed)
+    monkeypatch.setattr("lit_grok.choices.compose", composed)
     # Hydra composes every configuration once just to look for hydra.mode, which no file here sets.
     monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *_, **__: None)
     if not request.node.get_closest_marker("rendered"):  # pictures take most of the time of a tiny run
