@@ -30,6 +30,7 @@ _QUANTITIES = {
 }
 _DECADE = 5  # a range so wide is mapped by its logarithm
 _WIDTH, _HEIGHT = 0.42, 0.32  # inches of a cell
+_COLUMNS = 3  # panels side by side
 
 
 def has_phases(run: xr.DataTree, key: str = "weight_decay") -> bool:
@@ -66,11 +67,16 @@ def phase_diagram(run: xr.DataTree, key: str = "weight_decay") -> Figure:
         branch, _, variable = path.partition("/")
         if has(run, branch, variable):
             quantities[name] = _last(measured(run, branch)[variable]), norm
+    across = min(_COLUMNS, 1 + len(quantities))
+    down = -(-(1 + len(quantities)) // across)
     figure = Figure(
-        figsize=((_WIDTH * len(scales) + 1.1) * (1 + len(quantities)) + 0.6, _HEIGHT * len(rows) + 1.7),
+        figsize=((_WIDTH * len(scales) + 1.1) * across + 0.6, (_HEIGHT * len(rows) + 0.9) * down + 0.8),
         layout="constrained",
     )
-    panels = figure.subplots(1, 1 + len(quantities), sharey=True)
+    places = figure.subplots(down, across, squeeze=False)
+    panels = places.ravel()[: 1 + len(quantities)]
+    for axes in places.ravel()[len(panels) :]:
+        axes.remove()
     _statuses(panels[0], root.status.values, cells)
     for axes, (name, (values, norm)) in zip(panels[1:], quantities.items(), strict=True):
         table = np.array([[_median(values[cell]) for cell in row] for row in cells])
@@ -89,7 +95,8 @@ def phase_diagram(run: xr.DataTree, key: str = "weight_decay") -> Figure:
         if cells is not measured_cells:
             dots = [(x, y) for y, row in enumerate(measured_cells) for x, cell in enumerate(row) if cell.size]
             axes.plot(*np.transpose(dots), ".", color="w", markersize=3, markeredgecolor="k", markeredgewidth=0.4)
-    panels[0].set_ylabel(key.replace("_", " "))
+    for axes in places[:, 0]:
+        axes.set_ylabel(key.replace("_", " "))
     there = set(root.status.values.tolist())
     legend(figure, [Patch(color=colour, label=name) for name, colour in COLOURS.items() if name in there])
     title(figure, heading(run, "most frequent status, medians"))
