@@ -30,7 +30,7 @@ _QUANTITIES = {
 }
 _DECADE = 5  # a range so wide is mapped by its logarithm
 _WIDTH, _HEIGHT = 0.42, 0.32  # inches of a cell
-_COLUMNS = 3  # panels side by side
+_COLUMNS = 3  # more panels are in two rows, so that they fit a page
 
 
 def has_phases(run: xr.DataTree, key: str = "weight_decay") -> bool:
@@ -67,8 +67,8 @@ def phase_diagram(run: xr.DataTree, key: str = "weight_decay") -> Figure:
         branch, _, variable = path.partition("/")
         if has(run, branch, variable):
             quantities[name] = _last(measured(run, branch)[variable]), norm
-    across = min(_COLUMNS, 1 + len(quantities))
-    down = -(-(1 + len(quantities)) // across)
+    down = 1 if len(quantities) < _COLUMNS else 2
+    across = -(-(1 + len(quantities)) // down)
     figure = Figure(
         figsize=((_WIDTH * len(scales) + 1.1) * across + 0.6, (_HEIGHT * len(rows) + 0.9) * down + 0.8),
         layout="constrained",
