@@ -43,11 +43,10 @@ def _times(results: Results, name: str, of: Callable[[xr.DataTree, xr.DataArray]
 
 
 def _exponent(times: xr.DataArray, scale: float) -> xr.DataArray:
-    """The exponent p of time ∝ P^p at one init_scale, by least squares of the logarithms; NaN of fewer than three."""
+    """The exponent p of time ∝ P^p at one init_scale, by least squares of the logarithms; NaN without every P."""
 
     def of_seed(moduli: np.ndarray, values: np.ndarray) -> float:
-        known = np.isfinite(values)
-        return slope(np.log(moduli[known]), np.log(values[known])) if known.sum() >= 3 else np.nan
+        return slope(np.log(moduli), np.log(values)) if np.isfinite(values).all() else np.nan
 
     chosen = times.sel(init_scale=scale, drop=True)
     return xr.apply_ufunc(of_seed, chosen.P, chosen, input_core_dims=[["P"]] * 2, vectorize=True)
@@ -152,7 +151,7 @@ STUDY = Study(
     title="How does grokking depend on the modulus?",
     figures=(),
     sweeps=tuple(MODULI[P] for P in sorted(MODULI)),
-    draws=dict.fromkeys(("evaluation/test_accuracy",)),
+    draws={},
     claims=CLAIMS,
     draw=draw,
 )
