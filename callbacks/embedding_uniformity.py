@@ -45,13 +45,13 @@ class EmbeddingUniformityCallback(AnalysisCallback):
     long_names: ClassVar[Mapping[str, str]] = {
         "med": "mean embedding difference",
         "relative_med": "mean embedding difference over the mean norm",
-        "smallest_relative_med": "the same along the step where it is smallest",
-        "smallest_step": "that step",
+        "smallest_relative_med": "mean embedding difference over the mean norm, along the step where it is smallest",
+        "smallest_step": "step along which the mean embedding difference is smallest",
         "mean_norm": "mean norm of an embedding",
         "spread": "smallest over largest singular value of the embeddings",
         "difference": "mean difference of embeddings a step apart",
         "plane": "embeddings in the plane of their largest Fourier component",
-        "plane_frequency": "its frequency",
+        "plane_frequency": "frequency of the largest Fourier component",
     }
 
     def __init__(self, every: int | None = None, per_decade: int | None = None):

@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lit_grok.figures.common import (
     beside,
@@ -61,8 +62,9 @@ def coverage_by_distance(run: xr.DataTree, branch: str) -> Figure:
         )
         below.plot(there, pairs.mean(0)[there], marker="o", markersize=3, color=group.colour, linestyle=group.style)
     top.set(ylabel="test accuracy", ylim=(-0.03, 1.03))
-    below.set(ylabel="test pairs", xlabel="L1 distance to the nearest training pair of the class")
+    below.set(ylabel="test pairs", xlabel="cyclic L1 distance to the nearest training pair of the class")
     log_axis(below)
-    title(figure, heading(run, ""))
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    title(figure, heading(run, "mean"))
     legend(figure, key(run))
     return figure
