@@ -28,13 +28,13 @@ def defaults(overrides: Sequence[str], besides: Sequence[str] = ()) -> DictConfi
 
 
 def refuse_misfit(task: str, network: str) -> None:
-    """Refuse a network that is another task's; whether it fits a task of the user's own, only its data can say.
+    """Refuse a network that is another task's; of a task or a network of the user's own, only these themselves can say.
 
     Raises:
         UsageError: Naming the networks that fit.
     """
-    fitting = fitting_networks(task) if (CONFIG_DIR / "task" / f"{task}.yaml").exists() else []
-    if fitting and network not in fitting:
+    ours = all((CONFIG_DIR / group / f"{name}.yaml").exists() for group, name in (("task", task), ("network", network)))
+    if ours and network not in (fitting := fitting_networks(task)):
         raise UsageError(f"network={network}: this network is not for task={task}; allowed: {', '.join(fitting)}")
 
 
@@ -58,7 +58,14 @@ def fits(config: Mapping[str, Any]) -> bool:
     offers = locate(network["_target_"], "network._target_")
     analyses = [each for each in config["callbacks"].values() if isinstance(each, dict)]
     needs = [getattr(locate(each["_target_"], "callbacks"), "requires", ()) for each in analyses if "_target_" in each]
-    return all(issubclass(offers, protocol) for protocols in needs for protocol in protocols)
+    return all(_may_offer(offers, protocol) for protocols in needs for protocol in protocols)
+
+
+def _may_offer(network: Any, protocol: type) -> bool:
+    try:
+        return issubclass(network, protocol)
+    except TypeError:  # it is a function, or attributes are asked for: only the network itself can say
+        return True
 
 
 def task_keys(_root_: DictConfig) -> str:
@@ -67,17 +74,20 @@ def task_keys(_root_: DictConfig) -> str:
     What follows another key is left out. A resolver of OmegaConf's, for ``configs/hydra/help``.
     """
     choices = _root_.hydra.runtime.choices
-    chosen = {group: choices[group] for group in ("task", "network", "optimizer", "callbacks") if choices[group]}
+    groups = ("task", "network", "optimizer", "callbacks")
+    chosen = {group: choices.get(group) for group in groups if choices.get(group)}  # ~GROUP takes one out
     with_it = ", ".join(f"{group}={name}" for group, name in chosen.items() if group != "task")
-    lines = [f"Keys of task={choices.task} ({with_it}), and their values"]
+    lines = [f"Keys of task={chosen.get('task')} ({with_it}), and their values"]
     folders = [Path(source.path) for source in _root_.hydra.runtime.config_sources if source.schema == "file"]
     rows: dict[str, tuple[str, str]] = {}
     for group in ("task", "network"):
         for folder in folders:
             if (file := folder / group / f"{chosen.get(group)}.yaml").exists():
                 for key, comment in _keys(file.read_text(), group):
+                    if _follows(_root_, key):  # perhaps what is not there
+                        continue
                     value = OmegaConf.select(_root_, key, default=None)
-                    if not isinstance(value, DictConfig) and not _follows(_root_, key):
+                    if not isinstance(value, DictConfig):
                         rows[key] = _spelled(value), comment
     width, values = max(map(len, rows), default=0), max((len(value) for value, _ in rows.values()), default=0)
     values = min(values, 12)  # a longer value moves its comment

@@ -444,6 +444,51 @@ def test_a_network_that_is_made_to_fit_and_one_for_a_task_of_ones_own(command):
     assert command(*own).err == "error: network.P: it follows the key P, which there is not\n"
 
 
+def test_what_only_the_network_itself_can_say_is_not_guessed(command, monkeypatch):
+    (command.folder / "my_lab.py").write_text(LAB)
+    monkeypatch.syspath_prepend(str(command.folder))
+    assert command(*command.MOD_ADD, "+callbacks.mine._target_=my_lab.NeedsAttribute").code == 0
+    made = command("task=mod_add", "network._target_=my_lab.network", "run_dir=other")
+    assert made.err == "error: network._target_=my_lab.network: not a torch.nn.Module class\n"
+
+
+LAB = """
+from typing import Protocol, runtime_checkable
+
+from callbacks import AnalysisCallback
+from lit_grok.networks import ModularMLP
+
+
+@runtime_checkable
+class HasColumns(Protocol):
+    column_major: tuple
+
+
+class NeedsAttribute(AnalysisCallback):
+    requires = (HasColumns,)
+
+    def measure(self, network, batch):
+        return {}
+
+
+def network(**options):
+    return ModularMLP(**options)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["task=prime", "~callbacks"], r"\(network=transformer, optimizer=adamw_transformer\)"),
+        (["task=ising", "network=transformer"], r"\(network=transformer, optimizer=adam, callbacks=ising\)"),
+    ],
+)
+def test_help_of_what_will_not_train(command, arguments, said):
+    result = command(*arguments, "--help")
+    assert (result.code or 0, result.err) == (0, "")
+    assert re.search(f"Keys of task={arguments[0].removeprefix('task=')} {said}", result.out)
+
+
 def test_the_help_of_a_task_shows_its_keys_with_their_values(command):
     prime = command("task=prime", "P=59", "--help").out
     for line in (
