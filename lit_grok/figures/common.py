@@ -15,7 +15,15 @@ from matplotlib.axis import Axis, YAxis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, MaxNLocator, NullFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    Formatter,
+    FuncFormatter,
+    Locator,
+    MaxNLocator,
+    NullFormatter,
+    TickHelper,
+)
 
 from lit_grok.files import write
 
@@ -203,7 +211,7 @@ class Apart(Locator):
         kept: list[float] = []
         last = -np.inf
         for place, inch in zip(self.places, _inches(_of(self), self.places), strict=True):
-            if inch - last >= _ACROSS:
+            if abs(inch - last) >= _ACROSS:
                 kept.append(float(place))
                 last = inch
         return kept
@@ -233,13 +241,26 @@ class _LogTicks(Locator):
         sets += [MaxNLocator(count, steps=(1, 2, 5, 10)).tick_values(vmin, vmax) for count in range(5, 0, -1)]
         seen: list[list[float]] = [ticks[(ticks >= vmin) & (ticks <= vmax)].tolist() for ticks in sets]
         need = _UPWARDS if isinstance(axis, YAxis) else _ACROSS
-        fitting = [ticks for ticks in seen if (np.diff(_inches(axis, ticks)) >= need).all()]
+        fitting = [ticks for ticks in seen if (np.abs(np.diff(_inches(axis, ticks))) >= need).all()]
         return max(fitting, key=lambda ticks: min(len(ticks), 2), default=seen[-1])
 
 
-def _of(locator: Locator) -> Axis:
-    """The axis, which matplotlib has given to the locator."""
-    axis = locator.axis
+class _LogNumbers(Formatter):
+    """Numbers of a logarithmic axis as they are said, where that is short for all that are in sight."""
+
+    def __call__(self, value: float, _: int | None = None) -> str:
+        """The label of a tick."""
+        low, high = sorted(_of(self).get_view_interval())
+        if value <= 0 or (low >= 1e-3 and high <= 1e4):
+            return f"{value:g}"
+        power = int(np.floor(np.log10(value) + 1e-9))
+        factor = f"{value / 10.0**power:.3g}"
+        return f"$10^{{{power}}}$" if factor == "1" else rf"${factor} \times 10^{{{power}}}$"
+
+
+def _of(helper: TickHelper) -> Axis:
+    """The axis, which matplotlib has given to the locator or formatter."""
+    axis = helper.axis
     assert isinstance(axis, Axis)
     return axis
 
@@ -424,17 +445,8 @@ def log_axis(axes: Axes) -> None:
 def log_ticks(axis: Axis) -> None:
     """The numbers along a logarithmic axis, as many as have room."""
     axis.set_major_locator(_LogTicks())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: _number(value, *sorted(axis.get_view_interval()))))
+    axis.set_major_formatter(_LogNumbers())
     axis.set_minor_formatter(NullFormatter())
-
-
-def _number(value: float, low: float, high: float) -> str:
-    """As it is said where that is short for all between low and high."""
-    if value <= 0 or (low >= 1e-3 and high <= 1e4):
-        return f"{value:g}"
-    power = int(np.floor(np.log10(value) + 1e-9))
-    factor = f"{value / 10.0**power:.3g}"
-    return f"$10^{{{power}}}$" if factor == "1" else rf"${factor} \times 10^{{{power}}}$"
 
 
 def count_axis(axes: Axes) -> None:

@@ -1,5 +1,6 @@
 """What is drawn is what was measured, once for all replicas, and legible."""
 
+import pickle
 import re
 from functools import cache
 from itertools import combinations, pairwise
@@ -434,6 +435,29 @@ def test_numbers_of_a_logarithmic_axis_have_room(low, high, height):
     boxes = [label.get_window_extent() for label in ticks(axes.yaxis)]
     assert boxes
     assert all(a.y1 <= b.y0 for a, b in pairwise(boxes))
+
+
+def test_axes_that_run_backwards_have_their_numbers_as_well():
+    axes = Figure(figsize=(6, 3)).subplots()
+    axes.plot([0, 10_000], [0.01, 60])
+    log_axis(axes)
+    epoch_axis([axes], np.array([0, 1, 10_000]))
+    rendered(axes.figure)
+    before = [{label.get_text() for label in ticks(axis)} for axis in (axes.xaxis, axes.yaxis)]
+    axes.invert_xaxis()
+    axes.invert_yaxis()
+    rendered(axes.figure)
+    assert [{label.get_text() for label in ticks(axis)} for axis in (axes.xaxis, axes.yaxis)] == before
+    assert min(map(len, before)) > 2
+
+
+def test_figures_are_pickled():
+    axes = Figure(figsize=(6, 3)).subplots()
+    axes.plot([0, 10_000], [0.01, 60])
+    log_axis(axes)
+    epoch_axis([axes], np.array([0, 1, 10_000]))
+    again = rendered(pickle.loads(pickle.dumps(rendered(axes.figure)))).axes[0]
+    assert [text.get_text() for text in ticks(again.yaxis)] == [text.get_text() for text in ticks(axes.yaxis)]
 
 
 @pytest.mark.parametrize(("low", "high"), [(2, 60), (0.04, 0.09), (1e-9, 1e3), (1e-4, 0.9)])
