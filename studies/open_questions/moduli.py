@@ -66,10 +66,12 @@ def _moved(results: Results) -> xr.DataArray:
 
 
 def draw(results: Results) -> Mapping[str, Figure]:
-    """The phase diagram over init_scale and P; t_train and t_test against P in epochs and in steps."""
+    """The phase diagram over init_scale and P; t_train and t_test against P in epochs and in steps, of all moduli."""
     tree = joined(results, MODULI, "P")
     if tree is None or not has_phases(tree, "P"):
         return {}
+    if any(sweep.name not in results for sweep in MODULI.values()):
+        return {"moduli": phase_diagram(tree, "P")}
     figure = Figure(figsize=(6.6, 3.1), layout="constrained")
     panels = figure.subplots(1, 2)
     moduli = sorted(MODULI)
@@ -136,7 +138,7 @@ CLAIMS = (
     ),
     Claim(
         name="plateau_shrinks",
-        says="So the plateau shrinks with the table, and from smaller weights faster than that.",
+        says="The larger the table, the shorter the plateau, and from smaller weights it shrinks faster.",
         source="ours",
         statistic=f"exponent of t_test / t_train ∝ P^p, init_scale {_STEADY:g}, less that at init_scale {_GROKS:g}",
         values=lambda results: _exponent(_delays(results), _STEADY) - _exponent(_delays(results), _GROKS),

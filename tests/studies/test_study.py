@@ -177,6 +177,32 @@ def test_studies_are_drawn_from_their_summaries(study):
         assert str(number) in numbers or any(len(s) == 2 and s[0] <= number <= s[1] for s in spans), figure
 
 
+def test_moduli_are_drawn_as_far_as_they_are_there():
+    study = studies.find("moduli")
+    results = {sweep.name: everything(sweep) for sweep in study.sweeps}
+    some = Results({name: results[name] for name in ("modulus_31", "modulus_113")})
+    assert [len(study.draw(part)) for part in (Results(), some, Results(results))] == [0, 1, 2]
+
+
+def test_of_some_cells_nothing_is_least_or_most():
+    study = studies.find("phases")
+    whole = worlds.results([True] * 5)
+    results = Results({sweep.name: whole[sweep.name] for sweep in study.sweeps})
+    for decay in (3e-5, 1e-3):
+        name = open_sweeps.PHASES[decay].name
+        results[name] = worlds.phases(decay, open_sweeps.PHASES[decay], [True] * 4)
+    for claim in (claim for claim in study.claims if claim.name.startswith("mod_add") or "corner" in claim.name):
+        assert judge(claim, results).values.keys() == {0, 1, 2, 3}
+    results[open_sweeps.PHASES[3e-4].name] = chosen_seed(results[open_sweeps.PHASES[3e-4].name], 4)
+    assert judge(study.claims[1], results).values == {}
+
+
+def chosen_seed(tree, seed):
+    kept = np.flatnonzero(tree.seed.values == seed)
+    branches = {name: branch.to_dataset(inherit=False).isel(replica=kept) for name, branch in tree.children.items()}
+    return xr.DataTree.from_dict({"/": tree.to_dataset().isel(replica=kept), **branches})
+
+
 @pytest.mark.parametrize("content", ["{}", "[]", '{"study": 1}', '{"study": "a", "versions": [], "runs": []}'])
 def test_what_is_no_summary_is_said_to_be_none(content, tmp_path):
     (tmp_path / "fourier.json").write_text(content)
