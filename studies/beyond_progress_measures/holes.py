@@ -39,7 +39,7 @@ def draw(results: Results) -> Mapping[str, Figure]:
             handles.append(Line2D([], [], color=f"C{i}", marker="o", label=label))
         axes.plot(list(paper), list(paper.values()), "k_", markersize=14)
         handles.append(
-            Line2D([], [], color="k", marker="_", linestyle="", markersize=14, label="all test pairs, highest, in the paper")
+            Line2D([], [], color="k", marker="_", linestyle="", markersize=14, label="all test pairs, in the paper")
         )
         axes.set(xlabel=f"largest residue of the {name}", ylim=(-0.03, 1.03))
     figure.axes[0].set_ylabel("test accuracy")
