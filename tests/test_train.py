@@ -445,14 +445,14 @@ def test_a_network_that_is_made_to_fit_and_one_for_a_task_of_ones_own(command):
 
 
 def test_what_only_the_network_itself_can_say_is_not_guessed(command, monkeypatch):
-    (command.folder / "my_lab.py").write_text(LAB)
+    (command.folder / "own_networks.py").write_text(OWN_NETWORKS)
     monkeypatch.syspath_prepend(str(command.folder))
-    assert command(*command.MOD_ADD, "+callbacks.mine._target_=my_lab.NeedsAttribute").code == 0
-    made = command("task=mod_add", "network._target_=my_lab.network", "run_dir=other")
-    assert made.err == "error: network._target_=my_lab.network: not a torch.nn.Module class\n"
+    assert command(*command.MOD_ADD, "+callbacks.mine._target_=own_networks.NeedsAttribute").code == 0
+    made = command("task=mod_add", "network._target_=own_networks.network", "run_dir=other")
+    assert made.err == "error: network._target_=own_networks.network: not a torch.nn.Module class\n"
 
 
-LAB = """
+OWN_NETWORKS = """
 from typing import Protocol, runtime_checkable
 
 from callbacks import AnalysisCallback
