@@ -98,7 +98,7 @@ def scale_marks(tree: xr.DataTree) -> list[Line2D]:
 
 
 def scale_axis(axes: Axes, scales: np.ndarray) -> None:
-    """A logarithmic axis of init_scale with those that were trained as its ticks, as far as there is room."""
+    """A logarithmic axis of init_scale, or the like, with what was trained as its ticks, as far as there is room."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(Apart(scales))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

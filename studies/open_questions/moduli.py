@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from lit_grok.figures.common import STYLES, legend, log_axis
+from lit_grok.figures.common import STYLES, legend, log_axis, title
 from lit_grok.figures.phases import COLOURS, has_phases, phase_diagram
 from studies.claims import Claim, Results
+from studies.drawing import scale_axis
 from studies.open_questions.cells import along, joined
 from studies.open_questions.sweeps import MODULI
 from studies.readings import grid, grokked, is_status, learned, slope
@@ -88,16 +88,13 @@ def draw(results: Results) -> Mapping[str, Figure]:
                 symbol = "$t_{\\rm " + name.partition("_")[2] + "}$"
                 handles[f"{symbol}, init_scale {scale:g}"] = line
     for axes, unit in zip(panels, ("epochs", "steps"), strict=True):
-        axes.set_xscale("log")
+        scale_axis(axes, np.array(moduli))
         log_axis(axes)
-        axes.xaxis.set_major_locator(FixedLocator(moduli))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
         axes.set(xlabel="P", ylabel=unit)
     for label, line in handles.items():
         line.set_label(label)
     legend(figure, list(handles.values()))
-    figure.suptitle("Modular addition: memorised and understood, lines through means over seeds", fontsize="medium")
+    title(figure, "Modular addition: memorised and understood, lines through means over seeds")
     return {"moduli": phase_diagram(tree, "P"), "moduli_times": figure}
 
 
