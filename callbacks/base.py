@@ -214,6 +214,14 @@ class AnalysisCallback(L.Callback):
         """Bytes that it keeps on disk of each replica, beside the results, while so many epochs are trained."""
         return 0
 
+    def measure_at(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
+        """Measure after this many epochs, unless that has been done, and note how long it takes."""
+        if self._last_epoch != epoch:
+            start = clock(module)
+            self._measure(trainer, module, epoch)
+            elapsed = clock(module) - start
+            self.seconds, self.total = min(self.seconds, elapsed), self.total + elapsed
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure before the first step, or what an interrupted epoch still owes."""
         self._measure_if_due(trainer, pl_module, trainer.current_epoch)
@@ -254,11 +262,8 @@ class AnalysisCallback(L.Callback):
         return f"{type(self).__qualname__} {self.branch}"
 
     def _measure_if_due(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
-        if self.is_due(epoch) and self._last_epoch != epoch:
-            start = clock(module)
-            self._measure(trainer, module, epoch)
-            elapsed = clock(module) - start
-            self.seconds, self.total = min(self.seconds, elapsed), self.total + elapsed
+        if self.is_due(epoch):
+            self.measure_at(trainer, module, epoch)
 
     def _measure(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
         once = self.every is None and self.per_decade is None

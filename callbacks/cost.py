@@ -30,6 +30,8 @@ log = logging.getLogger("lit_grok")
 COPIES = 10
 #: The same on disk: a checkpoint has weights, moments and last finite weights, and stands beside the one before.
 COPIES_ON_DISK = 10
+#: Seconds that a first measurement may spend on compiling and filling caches: it is worth another one.
+WARM_UP = 30.0
 #: A curve is held in an array that grows by doubling, and copied when it is saved.
 COPIES_OF_RESULTS = 4
 
@@ -129,6 +131,9 @@ class CostCallback(L.Callback):
         self._epochs.append(clock(pl_module) - self._measuring() - self._epoch_start)
         known = len(self._epochs) >= 3 and time.perf_counter() - self._start > self.seconds
         if known or trainer.current_epoch + 1 == trainer.max_epochs:
+            for analysis in self.analyses.values():
+                if analysis.seconds < WARM_UP:
+                    analysis.measure_at(trainer, pl_module, trainer.current_epoch + 1)
             pl_module.interrupted = trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:

@@ -187,6 +187,13 @@ def test_an_epoch_that_was_disturbed_does_not_count(command, monkeypatch):
     assert lines["time"].startswith("about 0:18:21: ")
 
 
+def test_a_first_measurement_that_compiles_does_not_count(command, monkeypatch):
+    slow = ("+callbacks.slow._target_=tests.helpers.WarmsUp", "+callbacks.slow.every=500")
+    monkeypatch.setattr("time.process_time", itertools.count().__next__)
+    lines = said(command(*command.MOD_ADD, *slow, "epochs=1000", "log_every=10", "threads=1", "dry_run=true"))
+    assert lines["time"] == "about 0:18:24: training 0:16:40, evaluation 0:01:41; without drawing"
+
+
 def test_a_dry_run_of_a_continuation(command):
     run = command.mod_add()
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
