@@ -17,13 +17,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lit_grok.results import CONFIG, finished, has_checkpoint, read_config
 from lit_grok.sweeps import essence
@@ -53,7 +54,7 @@ class Sweep:
     def run(self, seed: int) -> "Run":
         """The run of one seed."""
         scales = ",".join(f"{scale:g}" for scale in self.init_scales)
-        return Run(self, seed, (f"task={self.task}", f"init_scale=[{scales}]", f"seed={seed}", *self.overrides))
+        return Run(self, seed, (f"task={self.task}", f"init_scale=[{scales}]", _seed(seed), *self.overrides))
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,10 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration, but for what makes no difference to what is found."""
-        return essence(_resolve(self.overrides))
+        config = deepcopy(_composed(tuple(part for part in self.overrides if part != _seed(self.seed))))
+        config.seed = self.seed
+        resolved: Any = OmegaConf.to_container(config, resolve=True)
+        return essence(resolved)
 
     @property
     def epochs(self) -> int:
@@ -131,15 +135,15 @@ def _digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:_DIGITS]
 
 
+def _seed(seed: int) -> str:
+    return f"seed={seed}"
+
+
 @cache
-def _composed(overrides: tuple[str, ...]) -> str:
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    """The configuration of a command line, not resolved: that takes half a second, which the seeds of a sweep share."""
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return OmegaConf.to_yaml(compose("train", [*overrides, "run_dir=runs"]), resolve=True)
-
-
-def _resolve(overrides: tuple[str, ...]) -> dict[str, Any]:
-    found: Any = OmegaConf.to_container(OmegaConf.create(_composed(overrides)))
-    return found
+        return compose("train", [*overrides, "run_dir=runs"])
 
 
 def train_one(run: Run, root: Path) -> str | None:
