@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import xarray as xr
 from matplotlib.figure import Figure
@@ -9,20 +10,35 @@ from matplotlib.figure import Figure
 from lit_grok.figures.phases import has_phases, phase_diagram
 from studies.claims import Claim, Results
 from studies.open_questions.cells import along, joined
-from studies.open_questions.sweeps import ISING_PHASES, PHASES
+from studies.open_questions.sweeps import DIGIT_PHASES, DIGITS_GROK, ISING_PHASES, PHASES, PRIME_PHASES
+from studies.runs import Sweep
 from studies.readings import end, grid, grokked, is_status, learned
 from studies.study import Study
 
 ACCURACY, COMPRESSIBILITY, IPR = "evaluation/test_accuracy", "pruning/final_compressibility", "ipr/mean_ipr"
-_GRIDS = {"mod_add": PHASES, "ising": ISING_PHASES}
-#: The paper's weight decay of each task.
-_USUAL = {"mod_add": 3e-5, "ising": 0.1}
 _SMALL, _LARGE = 0.4, 4.0
+
+
+class _Map(NamedTuple):
+    """The cells of one task."""
+
+    label: str
+    sweeps: Mapping[float, Sweep]
+    usual: float  # the weight decay of the papers; of digits the least with which they are grokked in the time given
+    large: float  # an init_scale from which it groks
+
+
+_MAPS = {
+    "mod_add": _Map("modular addition", PHASES, 3e-5, 10.0),
+    "ising": _Map("the Ising task", ISING_PHASES, 0.1, 10.0),
+    "prime": _Map("addition in a transformer", PRIME_PHASES, 1.0, 8.0),
+    "mnist": _Map("the class of digits", DIGIT_PHASES, 0.03, DIGITS_GROK),
+}
 
 
 def draw(results: Results) -> Mapping[str, Figure]:
     """The phase diagram of each task, as far as all of its cells are there."""
-    trees = {name: joined(results, sweeps) for name, sweeps in _GRIDS.items()}
+    trees = {name: joined(results, each.sweeps) for name, each in _MAPS.items()}
     whole = {name: tree for name, tree in trees.items() if tree is not None and has_phases(tree)}
     return {f"phases_{name}": phase_diagram(tree) for name, tree in whole.items()}
 
@@ -31,12 +47,12 @@ def _share_of(
     results: Results, task: str, decay: float, scale: float, status: Sequence[str] = ("grokked",)
 ) -> xr.DataArray:
     """Whether a cell has one of these statuses."""
-    return is_status(results[_GRIDS[task][decay].name], *status).sel(init_scale=scale, drop=True)
+    return is_status(results[_MAPS[task].sweeps[decay].name], *status).sel(init_scale=scale, drop=True)
 
 
 def _cells(results: Results, task: str, measure: Callable[[xr.DataTree], xr.DataArray]) -> xr.DataArray:
     """Something measured of all cells; a seed that lacks some is left out: the least of a few says nothing of all."""
-    sweeps = _GRIDS[task]
+    sweeps = _MAPS[task].sweeps
     found = along(results, sweeps, measure)
     return found.sel(
         seed=sorted(set.intersection(*(set(results[s.name].seed.values.tolist()) for s in sweeps.values())))
@@ -44,9 +60,9 @@ def _cells(results: Results, task: str, measure: Callable[[xr.DataTree], xr.Data
 
 
 def _plateaus_beyond(results: Results, task: str) -> xr.DataArray:
-    """Shortest t_test at init_scale 10 over the larger weight decays at which it groks, over that at the usual one."""
-    sweeps, usual = _GRIDS[task], _USUAL[task]
-    times = _cells(results, task, lambda tree: grokked(tree, grid(tree, "t_test"))).sel(init_scale=10.0, drop=True)
+    """Shortest t_test at a large init_scale over the larger weight decays at which it groks, over that at the usual."""
+    _, sweeps, usual, large = _MAPS[task]
+    times = _cells(results, task, lambda tree: grokked(tree, grid(tree, "t_test"))).sel(init_scale=large, drop=True)
     larger = [decay for decay in sweeps if decay > usual]
     return times.sel(weight_decay=larger).min("weight_decay") / times.sel(weight_decay=usual, drop=True)
 
@@ -93,19 +109,19 @@ CLAIMS = (
     *(
         Claim(
             name=f"{task}_decay_shortens",
-            says=f"More weight decay shortens the plateau of {label}.",
+            says=f"More weight decay shortens the plateau of {each.label}.",
             source="ours",
-            statistic="shortest t_test over the larger weight decays over that at the usual one, init_scale 10",
+            statistic=f"shortest t_test at weight decays over {each.usual:g} over that there, init_scale {each.large:g}",
             values=partial(_plateaus_beyond, task=task),
             side="<",
             threshold=0.8,
         )
-        for task, label in (("mod_add", "modular addition"), ("ising", "the Ising task"))
+        for task, each in _MAPS.items()
     ),
     *(
         Claim(
             name=f"{task}_only_{name}",
-            says=f"There is a weight decay at which {label} is learned {how}, from whatever scale.",
+            says=f"There is a weight decay at which {each.label} is learned {how}, from whatever scale.",
             source="ours, on Sec. 7",
             statistic=f"share of {other} in what learns, the least over the weight decays at which half of them learn",
             values=partial(_least_share, task=task, status=status),
@@ -113,7 +129,7 @@ CLAIMS = (
             threshold=0.05,
             main=True,
         )
-        for task, label in (("mod_add", "modular addition"), ("ising", "the Ising task"))
+        for task, each in _MAPS.items()
         for name, how, other, status in (
             ("groks", "by grokking only", "steady learning", "steady"),
             ("learns", "without a plateau only", "grokking", "grokked"),
@@ -135,7 +151,7 @@ STUDY = Study(
     name="phases",
     title="Where does it grok, learn steadily, and fail?",
     figures=(),
-    sweeps=(*PHASES.values(), *ISING_PHASES.values()),
+    sweeps=tuple(sweep for each in _MAPS.values() for sweep in each.sweeps.values()),
     draws=dict.fromkeys((ACCURACY, COMPRESSIBILITY, IPR)),
     claims=CLAIMS,
     draw=draw,

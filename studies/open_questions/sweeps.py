@@ -7,6 +7,9 @@ SCALES = (0.1, 0.4, 1.0, 10.0)
 #: That of the paper, between, and that of its most compressed networks.
 DECAYS = (3e-5, 1e-4, 3e-4)
 
+#: Where digits are grokked.
+DIGITS_GROK = 8.0
+
 #: How the features are laid out, what can be pruned, and the local learning coefficient; at the paper's weight decay
 #: that is estimated all along the training, which costs five times the training.
 ENCODINGS = {
@@ -46,6 +49,34 @@ ISING_PHASES = {
     for decay in (0.01, 0.03, 0.1, 0.2, 0.4, 0.8)
 }
 
+#: Of addition in a transformer, modulo a P at which 6000 epochs take a minute.
+PRIME_PHASES = {
+    decay: Sweep(
+        f"prime_phases_{decay:g}",
+        "prime",
+        (0.25, 0.5, 1.0, 2.0, 4.0, 8.0),
+        (
+            *("P=31", "train_fraction=0.6", "epochs=6000", f"weight_decay={decay:g}"),
+            *(f"~callbacks.{name}" for name in ("uniformity", "coverage", "progress_measures", "similarity")),
+            *("callbacks.ipr.per_decade=null", *_MAPPED),
+        ),
+    )
+    for decay in (0.5, 1.0, 2.0, 4.0, 8.0)
+}
+#: Of digits, for a fifth of Omnigrok's epochs, in which only more weight decay than its own ends a plateau.
+DIGIT_PHASES = {
+    decay: Sweep(
+        f"digit_phases_{decay:g}",
+        "mnist",
+        (0.3, 1.0, 3.0, 5.0, DIGITS_GROK),
+        (
+            *("epochs=4000", f"weight_decay={decay:g}", "~callbacks.features", "~callbacks.fim_trajectory"),
+            *("~callbacks.similarity", *_MAPPED),
+        ),
+    )
+    for decay in (0.01, 0.03, 0.1, 0.3, 1.0)
+}
+
 #: The same along the modulus, at the paper's weight decay.
 MODULI = {
     P: Sweep(f"modulus_{P}", "mod_add", _MAP_SCALES, (f"P={P}", "weight_decay=3e-5", *_MOD_ADD_MAPPED))
@@ -53,8 +84,7 @@ MODULI = {
 }
 MODULI[59] = PHASES[3e-5]
 
-#: Digits: where they are grokked; what is in the way of a long training is measured at its end.
-DIGITS_GROK = 8.0
+#: Digits; what is in the way of a long training is measured at its end.
 DIGITS = Sweep(
     "digits",
     "mnist",

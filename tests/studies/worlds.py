@@ -48,7 +48,8 @@ def _results(holds):
         found[sweep.name] = ablation(task, sweep, holds)
     for sweep in open_sweeps.DIGIT_BATCHES.values():
         found[sweep.name] = digits(sweep, holds)
-    for decay, sweep in (*open_sweeps.PHASES.items(), *open_sweeps.ISING_PHASES.items()):
+    maps = (open_sweeps.PHASES, open_sweeps.ISING_PHASES, open_sweeps.PRIME_PHASES, open_sweeps.DIGIT_PHASES)
+    for decay, sweep in (cell for sweeps_by_decay in maps for cell in sweeps_by_decay.items()):
         found[sweep.name] = phases(decay, sweep, holds)
     for P, sweep in open_sweeps.MODULI.items():
         if P != 59:  # that is one of the phases
@@ -410,17 +411,21 @@ def encodings(decay, sweep, holds):
 def phases(decay, sweep, holds):
     """More weight decay groks sooner, then learns alone, then groks alone, then kills; or the opposite."""
     world = _World(sweep.init_scales, holds, 1000, decay)
-    usual, last = (3e-5, 2e-3) if sweep.task == "mod_add" else (0.1, 0.8)
-    dies = decay == last and sweep.task == "mod_add"
+    usual, only_learns, only_groks = {
+        "mod_add": (3e-5, 6e-4, 1e-3),
+        "ising": (0.1, 0.2, 0.8),
+        "prime": (1.0, 4.0, 8.0),
+        "mnist": (0.03, 0.3, 1.0),
+    }[sweep.task]
+    dies = decay == 2e-3
 
     def outcome(s, i, n, h):
         if dies and h:
             return Outcome("collapsed", None, None, None)
         if decay == 0.01 and s == 10 and h:
             return Outcome("memorised", 10, None, None)
-        alone = decay >= (1e-3 if sweep.task == "mod_add" else last)
-        never = h and decay in (6e-4, 0.2)
-        if not never and (s == 10 or (h and (alone or s == 1))):
+        never = h and decay == only_learns
+        if not never and (s == max(sweep.init_scales) or (h and (decay >= only_groks or s == 1))):
             early = decay > usual and h
             return Outcome("grokked", 10, 50 if early else 100, 40)
         return Outcome("steady", 6, 8, 2)
