@@ -11,8 +11,8 @@ from lit_grok.figures.phases import has_phases, phase_diagram
 from studies.claims import Claim, Results
 from studies.open_questions.cells import along, joined
 from studies.open_questions.sweeps import DIGIT_PHASES, DIGITS_GROK, ISING_PHASES, PHASES, PRIME_PHASES
-from studies.runs import Sweep
 from studies.readings import end, grid, grokked, is_status, learned
+from studies.runs import Sweep
 from studies.study import Study
 
 ACCURACY, COMPRESSIBILITY, IPR = "evaluation/test_accuracy", "pruning/final_compressibility", "ipr/mean_ipr"
@@ -111,7 +111,7 @@ CLAIMS = (
             name=f"{task}_decay_shortens",
             says=f"More weight decay shortens the plateau of {each.label}.",
             source="ours",
-            statistic=f"shortest t_test at weight decays over {each.usual:g} over that there, init_scale {each.large:g}",
+            statistic=f"shortest t_test at weight decays > {each.usual:g} over that there, init_scale {each.large:g}",
             values=partial(_plateaus_beyond, task=task),
             side="<",
             threshold=0.8,
