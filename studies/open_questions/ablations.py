@@ -52,7 +52,7 @@ def _claims(task: str, name: str) -> list[Claim]:
     return [
         Claim(
             name=f"{task}_{name}_groks",
-            says=f"{_TASKS[task].capitalize()} groks {how}.",
+            says=f"{_TASKS[task][0].upper()}{_TASKS[task][1:]} groks {how}.",
             source="ours, on Sec. 7",
             statistic=f"whether it groks at init_scale {GROKS:g}",
             values=partial(_groks, key=key),

@@ -35,6 +35,7 @@ def test_names_of_claims_are_unique_and_sentences_end():
         assert len(names) == len(set(names)) > 0
         for claim in study.claims:
             assert claim.says.endswith(".")
+            assert " ising" not in claim.says
             assert claim.source
             assert claim.statistic
 
