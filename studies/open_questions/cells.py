@@ -30,6 +30,8 @@ def along(
 ) -> xr.DataArray:
     """Something measured of the trainings of each sweep, dimensions (key, init_scale, seed, …).
 
+    A seed that lacks some of the sweeps is left out: the least, or the rank, of a few cells says nothing of all.
+
     Args:
         results: Those of the sweeps.
         sweeps: By their value of the key.
@@ -37,7 +39,7 @@ def along(
         key: In what they differ.
     """
     each = [measure(results[sweep.name]) for sweep in sweeps.values()]
-    return xr.concat(each, xr.DataArray(list(sweeps), dims=key, name=key), join="outer")
+    return xr.concat(each, xr.DataArray(list(sweeps), dims=key, name=key), join="inner")
 
 
 def as_cells(array: xr.DataArray) -> xr.DataArray:

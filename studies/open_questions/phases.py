@@ -1,6 +1,6 @@
 """Where networks grok, learn steadily, are compressed, or fail: maps over weight decay and initial scale."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -50,19 +50,10 @@ def _share_of(
     return is_status(results[_MAPS[task].sweeps[decay].name], *status).sel(init_scale=scale, drop=True)
 
 
-def _cells(results: Results, task: str, measure: Callable[[xr.DataTree], xr.DataArray]) -> xr.DataArray:
-    """Something measured of all cells; a seed that lacks some is left out: the least of a few says nothing of all."""
-    sweeps = _MAPS[task].sweeps
-    found = along(results, sweeps, measure)
-    return found.sel(
-        seed=sorted(set.intersection(*(set(results[s.name].seed.values.tolist()) for s in sweeps.values())))
-    )
-
-
 def _plateaus_beyond(results: Results, task: str) -> xr.DataArray:
     """Shortest t_test at a large init_scale over the larger weight decays at which it groks, over that at the usual."""
     _, sweeps, usual, large = _MAPS[task]
-    times = _cells(results, task, lambda tree: grokked(tree, grid(tree, "t_test"))).sel(init_scale=large, drop=True)
+    times = along(results, sweeps, lambda tree: grokked(tree, grid(tree, "t_test"))).sel(init_scale=large, drop=True)
     larger = [decay for decay in sweeps if decay > usual]
     return times.sel(weight_decay=larger).min("weight_decay") / times.sel(weight_decay=usual, drop=True)
 
@@ -71,7 +62,7 @@ def _least_share(results: Results, task: str, status: str) -> xr.DataArray:
     """Share of a status in what learns, the least over the weight decays at which half of the init_scales learn."""
 
     def mean(*statuses: str) -> xr.DataArray:
-        return _cells(results, task, lambda tree: is_status(tree, *statuses)).mean("init_scale")
+        return along(results, _MAPS[task].sweeps, lambda tree: is_status(tree, *statuses)).mean("init_scale")
 
     learn = mean("steady", "grokked")
     return (mean(status) / learn).where(learn >= 0.5).min("weight_decay")
@@ -79,7 +70,7 @@ def _least_share(results: Results, task: str, status: str) -> xr.DataArray:
 
 def _corner(results: Results) -> xr.DataArray:
     """Highest C where init_scale is at most .4, over the highest where it is at least 4, of what learns."""
-    found = _cells(results, "mod_add", lambda tree: learned(tree, end(tree, COMPRESSIBILITY)))
+    found = along(results, PHASES, lambda tree: learned(tree, end(tree, COMPRESSIBILITY)))
     small, large = found.init_scale <= _SMALL, found.init_scale >= _LARGE
     return found.where(small).max(["weight_decay", "init_scale"]) / found.where(large).max(
         ["weight_decay", "init_scale"]
