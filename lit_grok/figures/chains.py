@@ -45,7 +45,7 @@ def chain_traces(run: xr.DataTree, branch: str) -> Figure:
                 axes.axvspan(steps[0], 0, color="0.92", zorder=-1)
             axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
         scale, seed = (np.atleast_1d(run.coords[name].values)[r] for name in ("init_scale", "seed"))
-        top.set_title(f"init_scale {scale:g}, seed {seed}", fontsize="medium")
+        top.set_title(f"init_scale {scale:g}, seed {seed}")
         bottom.set(xlabel="step (grey: burn-in)", xlim=(steps[0], steps[-1]))
         bottom.legend(loc="lower right", fontsize="small")
     grid[0, 0].set_ylabel(r"$n\beta\,(L - L(w^*))$")

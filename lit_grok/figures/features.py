@@ -139,7 +139,7 @@ def correlation_development(run: xr.DataTree, branch: str, quantity: str = "corr
             curve(axes, run, results[quantity].sel(layer=layer, observable=name))
             drawn.append(axes)
             if layer == layers[0]:
-                axes.set_title(_spoken(str(name)), fontsize="medium")
+                axes.set_title(_spoken(str(name)))
             if layer == layers[-1]:
                 axes.set_xlabel("epoch")
                 axes.tick_params(labelbottom=True)

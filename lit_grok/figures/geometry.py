@@ -118,7 +118,7 @@ def spectra(run: xr.DataTree, branch: str) -> Figure:
     for variant, axes in zip(variants, figure.subplots(1, len(variants), squeeze=False)[0], strict=True):
         results, handles = _living(run, branch, variant)
         _spectrum(axes, run, results, str(run[branch].attrs.get("stiff", "stiff")))
-        axes.set_title(_VARIANTS.get(variant, variant), fontsize="medium")
+        axes.set_title(_VARIANTS.get(variant, variant))
     legend(figure, handles)
     title(figure, heading(run))
     return figure

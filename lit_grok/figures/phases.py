@@ -84,7 +84,7 @@ def phase_diagram(run: xr.DataTree, key: str = "weight_decay") -> Figure:
         decades = known.size and known.min() > 0 and known.max() > _DECADE * known.min()
         norm = copy(norm) or (LogNorm() if decades else Normalize())
         image = axes.imshow(table, origin="lower", aspect="auto", cmap="viridis", norm=norm, interpolation="nearest")
-        axes.set_title(name, fontsize="medium")
+        axes.set_title(name)
         bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
         if isinstance(norm, LogNorm):
             log_ticks(bar.ax.yaxis)
@@ -150,4 +150,4 @@ def _statuses(axes: Axes, status: np.ndarray, cells: list[list[np.ndarray]]) -> 
             if count < len(cell):
                 axes.text(x, y, f"{count}/{len(cell)}", ha="center", va="center", fontsize="x-small", color="w")
     axes.imshow(image, origin="lower", aspect="auto", interpolation="nearest")
-    axes.set_title("status", fontsize="medium")
+    axes.set_title("status")

@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lit_grok.figures.common import legend
+from lit_grok.figures.common import legend, title
 from studies.beyond_progress_measures.sweeps import FRACTIONS, PRIME, QUADRATIC
 from studies.claims import Claim, Results
 from studies.readings import end
@@ -42,7 +42,7 @@ def draw(results: Results) -> Mapping[str, Figure]:
     handles.append(Line2D([], [], color="0.6", linewidth=0.8, linestyle=":", label="share of trained transposes"))
     axes.set(xlabel="train fraction", ylabel="test accuracy at the end", ylim=(-0.03, 1.03), xlim=(0.2, 0.8))
     legend(figure, handles)
-    figure.suptitle("x² + xy + y², P = 97, each seed a mark", fontsize="medium")
+    title(figure, "x² + xy + y², P = 97, each seed a mark")
     return {"prime_fig4": figure}
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import xarray as xr
 from matplotlib.figure import Figure
 
+from lit_grok.figures.common import title
 from lit_grok.figures.embedding import uniformity_development
 from studies.beyond_progress_measures.embedding_difference import MED, NORM, RELATIVE
 from studies.beyond_progress_measures.operations import BEST
@@ -24,7 +25,7 @@ def draw(results: Results) -> Mapping[str, Figure]:
     for layers, sweep in DEPTHS.items():
         if sweep.name in results:
             figure = figures[f"prime_fig2_{layers}"] = uniformity_development(results[sweep.name], "uniformity")
-            figure.suptitle(f"x + y, P = 97, {layers} layer{'s' * (layers > 1)}", fontsize="medium")
+            title(figure, f"x + y, P = 97, {layers} layer{'s' * (layers > 1)}")
     return figures
 
 

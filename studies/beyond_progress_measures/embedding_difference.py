@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from lit_grok.figures.common import title
 from studies.beyond_progress_measures.sweeps import PRIME, QUADRATIC, SQUARE, STRIP
 from studies.claims import Claim, Results
 from studies.readings import first_epoch, grid, rank_correlation
@@ -45,7 +46,7 @@ def draw(results: Results) -> Mapping[str, Figure]:
     axes.set(xlim=(-1.03, 1.03), ylim=(len(there) - 0.5, -0.5), yticks=range(len(there)), yticklabels=list(there))
     axes.set_xlabel("Spearman's ρ with the test loss, from train accuracy 1 on")
     figure.legend(loc="outside lower center", ncols=3, fontsize="small")
-    figure.suptitle("P = 97, each seed a mark", fontsize="medium")
+    title(figure, "P = 97, each seed a mark")
     return {"embedding_difference": figure}
 
 

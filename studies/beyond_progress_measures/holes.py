@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lit_grok.figures.common import legend
+from lit_grok.figures.common import legend, title
 from studies.beyond_progress_measures.sweeps import SQUARE, SQUARES, STRIP, STRIPS
 from studies.claims import Claim, Results
 from studies.readings import at, end, first_epoch, grid
@@ -44,7 +44,7 @@ def draw(results: Results) -> Mapping[str, Figure]:
         axes.set(xlabel=f"largest residue of the {name}", ylim=(-0.03, 1.03))
     figure.axes[0].set_ylabel("test accuracy")
     legend(figure, handles)
-    figure.suptitle("x + y, P = 97, train fraction 0.3, 12 000 epochs, each seed a mark", fontsize="medium")
+    title(figure, "x + y, P = 97, train fraction 0.3, 12 000 epochs, each seed a mark")
     return {"prime_table1": figure}
 
 

@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lit_grok.figures.common import legend
+from lit_grok.figures.common import legend, title
 from studies.beyond_progress_measures.sweeps import INITS
 from studies.claims import Claim, Results
 from studies.readings import first_epoch, grid
@@ -33,7 +33,7 @@ def draw(results: Results) -> Mapping[str, Figure]:
         handles.append(Line2D([], [], color=f"C{i}", marker="os"[i], linestyle="", label=f"{name} embedding"))
     axes.set(xlabel="train fraction", ylabel="epoch of test accuracy 0.5", ylim=(0, None), xticks=list(INITS))
     legend(figure, handles)
-    figure.suptitle("x + y, P = 97, each seed a mark", fontsize="medium")
+    title(figure, "x + y, P = 97, each seed a mark")
     return {"prime_fig20": figure}
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import xarray as xr
 from matplotlib.figure import Figure
 
+from lit_grok.figures.common import title
 from lit_grok.figures.embedding import uniformity_development
 from studies.beyond_progress_measures.embedding_difference import LOSS, MED, NORM, RELATIVE, TRAIN, follows
 from studies.beyond_progress_measures.sweeps import OPERATIONS, PRIMES
@@ -28,9 +29,9 @@ def draw(results: Results) -> Mapping[str, Figure]:
     return figures
 
 
-def _development(tree: xr.DataTree, title: str) -> Figure:
+def _development(tree: xr.DataTree, heading: str) -> Figure:
     figure = uniformity_development(tree, "uniformity")
-    figure.suptitle(title, fontsize="medium")
+    title(figure, heading)
     return figure
 
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from datamodules.glauber import sample
 from datamodules.ising import CRITICAL_TEMPERATURE
+from lit_grok.figures.common import title
 from lit_grok.measures.ising import energy, magnetisation
 from lit_grok.results import index_replicas
 from studies.claims import Claim, Results
@@ -63,7 +64,7 @@ def draw(results: Results) -> Mapping[str, Figure]:
         axes.spines[:].set_visible(True)
         axes.set(xticks=[], yticks=[], title=f"$m$ = {one.mean():.2f}")
         axes.title.set_fontsize("medium")
-    figure.suptitle(f"Snapshots at $T$ ≤ {_COLD} with |$m$| < {_WALL}", fontsize="medium")
+    title(figure, f"Snapshots at $T$ ≤ {_COLD} with |$m$| < {_WALL}")
     return {"fig11": figure}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import xarray as xr
 from matplotlib.figure import Figure
 
+from lit_grok.figures.common import title
 from lit_grok.figures.geometry import directions
 from studies.claims import Claim, Results
 from studies.grokking_vs_learning.path import CONSECUTIVE, ORIGIN, VARIANT, on_plateau
@@ -30,7 +31,7 @@ def draw(results: Results) -> Mapping[str, Figure]:
     for (task, name), sweep in ABLATIONS.items():
         if sweep.name in results:
             figure = directions(chosen(results[sweep.name], (1.0, GROKS)), "fim_trajectory", VARIANT)
-            figure.suptitle(f"{_TASKS[task]}, {ABLATED[task][name][0]}", fontsize="medium")
+            title(figure, f"{_TASKS[task]}, {ABLATED[task][name][0]}")
             figures[f"ablation_{task}_{name}"] = figure
     return figures
 
