@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-Verdict = Literal["reproduced", "not reproduced", "undecided"]
+Verdict = Literal["reproduced", "not reproduced", "undecided", "too few seeds"]
 #: Above or below a threshold, or between two.
 Side = Literal[">", "<", "within"]
 #: The mean over seeds, with Student's interval, or the share of seeds of which something is true, with Wilson's.
@@ -80,7 +80,7 @@ class Judgement:
     """What became of a claim.
 
     Args:
-        verdict: ``reproduced``, ``not reproduced`` or ``undecided``.
+        verdict: ``reproduced``, ``not reproduced``, ``undecided`` or ``too few seeds``.
         values: The statistic of each seed that has one, by seed.
         estimate: Their mean, or the share.
         low: Lower end of the 95 % interval.
@@ -103,7 +103,8 @@ def judge(claim: Claim, results: Results) -> Judgement:
 
     Returns:
         *Reproduced* where the 95 % interval lies on the claimed side, *not reproduced* where it lies on the other, and
-        *undecided* where it holds the threshold or fewer than three seeds have a value, five of a share.
+        *undecided* where it holds the threshold. Where fewer than three seeds have a value, five of a share, there are
+        *too few seeds* for any of these.
 
     Example:
         >>> seeds = xr.DataArray([0.9, 1.0, 1.1], dims="seed", coords={"seed": [0, 1, 2]})
@@ -115,7 +116,7 @@ def judge(claim: Claim, results: Results) -> Judgement:
     try:
         array = claim.values(results)
     except NotTrained:
-        return Judgement("undecided", {}, math.nan, math.nan, math.nan)
+        return Judgement("too few seeds", {}, math.nan, math.nan, math.nan)
     return weigh(claim, {int(s): float(value) for s, value in zip(array.seed.values, array.values, strict=True)})
 
 
@@ -140,9 +141,9 @@ def weigh(claim: Claim, by_seed: Mapping[int, float]) -> Judgement:
     by_seed = {seed: value for seed, value in by_seed.items() if math.isfinite(value)}
     values = list(by_seed.values())
     if not values:
-        return Judgement("undecided", {}, math.nan, math.nan, math.nan)
+        return Judgement("too few seeds", {}, math.nan, math.nan, math.nan)
     low, high = student_interval(values) if claim.kind == "mean" else wilson_interval(values)
-    verdict = decide(low, high, claim.side, claim.threshold) if len(values) >= _FEWEST[claim.kind] else "undecided"
+    verdict = decide(low, high, claim.side, claim.threshold) if len(values) >= _FEWEST[claim.kind] else "too few seeds"
     return Judgement(verdict, by_seed, float(np.mean(values)), low, high)
 
 

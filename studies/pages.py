@@ -96,7 +96,7 @@ _HEADER = f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"
 
 def _row(claim: Mapping[str, Any]) -> str:
     *told, verdict = cells(claim)
-    shown = verdict if verdict == "undecided" else f"**{verdict}**"
+    shown = f"**{verdict}**" if "reproduced" in verdict else verdict
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in (*told, shown)) + " |"
 
 

@@ -54,19 +54,20 @@ def test_verdicts_follow_the_interval():
 
 
 def test_two_seeds_decide_nothing():
-    assert verdict([1.0, 1.0001], ">", 0.5) == "undecided"
+    assert verdict([1.0, 1.0001], ">", 0.5) == "too few seeds"
     found = judge(claim([1.0]), Results())
-    assert (found.verdict, found.low, found.high) == ("undecided", -math.inf, math.inf)
+    assert (found.verdict, found.low, found.high) == ("too few seeds", -math.inf, math.inf)
 
 
 def test_seeds_without_the_statistic_are_left_out():
     found = judge(claim([1.0, math.nan, 1.1, 0.9], seeds=[4, 5, 6, 7]), Results())
     assert list(found.values) == [4, 6, 7]
     assert found.verdict == "reproduced"
-    assert verdict([math.nan] * 5) == "undecided"
+    assert verdict([math.nan] * 5) == "too few seeds"
 
 
 def test_four_of_five_seeds_are_not_enough_for_most():
+    assert verdict([1, 1, 1, 1], ">", 0.5, kind="share") == "too few seeds"
     assert verdict([1, 1, 1, 1, 0], ">", 0.5, kind="share") == "undecided"
     assert verdict([1, 1, 1, 1, 1], ">", 0.5, kind="share") == "reproduced"
     assert verdict([0, 0, 0, 0, 0], ">", 0.5, kind="share") == "not reproduced"

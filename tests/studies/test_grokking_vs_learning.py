@@ -53,7 +53,7 @@ def test_what_holds_for_some_seeds_only_is_undecided(claim, mixed):
 
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_without_runs_nothing_is_decided(claim):
-    assert judge(claim, Results()).verdict == "undecided"
+    assert judge(claim, Results()).verdict == "too few seeds"
 
 
 def with_status(tree, status, scale, seeds):
@@ -105,7 +105,7 @@ def test_networks_that_collapsed_are_no_trade_off(true):
     tree = true["decay"]
     for scale in (0.1, 0.2, 0.3, 0.4, 0.6, 1.0):
         tree = with_status(tree, "collapsed", scale, range(5))
-    assert verdict("losses_fall", Results(true, decay=tree)) == ("undecided", 0)  # two scales are no trend
+    assert verdict("losses_fall", Results(true, decay=tree)) == ("too few seeds", 0)  # two scales are no trend
 
 
 def test_a_network_that_diverged_is_not_perfect(true):

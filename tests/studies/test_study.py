@@ -77,7 +77,7 @@ def test_summaries_add_up():
     assert {claim["name"] for claim in joined["claims"]} == claims
     assert [claim["n"] for claim in joined["claims"]] == [5] * len(claims)
     assert [claim["verdict"] for claim in joined["claims"]] == [claim["verdict"] for claim in old["claims"]]
-    assert {claim["verdict"] for claim in new["claims"]} == {"undecided"}
+    assert {claim["verdict"] for claim in new["claims"]} == {"too few seeds"}
     assert joined["runs"][0]["seeds"] == [0, 1, 2, 3, 4]
     assert "seed=[0,1,2,3,4]" in joined["runs"][0]["command"]
     tree = results_of(joined)["mod_add"]
