@@ -15,7 +15,8 @@ log = logging.getLogger("lit_grok")
 class ProgressCallback(L.Callback):
     """A bar with epoch, speed, train and test accuracy (range over replicas) and time left.
 
-    Where there is no terminal, or several jobs share it, a plain line now and then instead.
+    Where there is no terminal, or several jobs share it, a plain line now and then instead, with the speed since the
+    one before.
 
     Args:
         refresh: Seconds between updates of the bar.
@@ -26,28 +27,32 @@ class ProgressCallback(L.Callback):
         self._terminal = sys.stderr.isatty() and not multiprocessing.parent_process()
         self._interval = refresh if self._terminal else line_every
         self._bar: tqdm | None = None
-        self._start = self._shown = 0.0
-        self._first = 0
+        self._shown = 0.0
+        self._since = 0, 0.0  # epochs and seconds from which on the speed is counted
+        self._first = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Open the bar."""
-        self._start = self._shown = time.monotonic()
-        self._first = trainer.current_epoch
+        self._first, self._shown = True, time.monotonic()
+        self._since = trainer.current_epoch, self._shown
         if self._terminal:
-            self._bar = tqdm(total=trainer.max_epochs, initial=self._first, unit="epoch", dynamic_ncols=True)
+            self._bar = tqdm(total=trainer.max_epochs, initial=trainer.current_epoch, unit="epoch", dynamic_ncols=True)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Show where we are, if that is due."""
-        now = time.monotonic()
+        now, epoch = time.monotonic(), trainer.current_epoch + 1
+        since, start = self._since
         if now - self._shown < self._interval:
+            if self._first:  # it compiles, and everything is measured in it
+                self._first, self._since = False, (epoch, now)
             return
-        self._shown, epoch = now, trainer.current_epoch + 1
+        self._first, self._since, self._shown = False, (epoch, now), now
         text = f"train {_range(pl_module, 'train_accuracy')}  test {_range(pl_module, 'test_accuracy')}"
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(epoch - self._bar.n)
             return
-        rate = (epoch - self._first) / (now - self._start)
+        rate = (epoch - since) / (now - start)
         left = tqdm.format_interval(((trainer.max_epochs or epoch) - epoch) / rate)
         log.info("epoch %d/%s  %.1f epochs/s  %s  %s left", epoch, trainer.max_epochs, rate, text, left)
 

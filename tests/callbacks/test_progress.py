@@ -57,6 +57,23 @@ def test_the_speed_of_a_resumed_run_is_that_of_this_session(clock, lines):
     assert lines()[0].endswith("01:10 left")
 
 
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        (20, [("1.0", "03:09"), ("1.0", "02:39"), ("1.7", "01:03")]),
+        (40, [("0.0", "2:12:40"), ("1.0", "02:49"), ("1.4", "01:33")]),  # a line is due before anything else is known
+    ],
+)
+def test_the_speed_is_that_since_the_line_before_without_the_first_epoch(clock, lines, first, expected):
+    callback, lit = ProgressCallback(line_every=30), module(1.0)
+    trainer = SimpleNamespace(current_epoch=0, max_epochs=200)
+    callback.on_train_start(trainer, lit)
+    for trainer.current_epoch in range(100):
+        clock.time += first if trainer.current_epoch == 0 else 1 if trainer.current_epoch < 50 else 0.5
+        callback.on_train_epoch_end(trainer, lit)
+    assert [re.search(r"([.0-9]+) epochs/s .* ([:0-9]+) left", line).groups() for line in lines()] == expected
+
+
 def test_a_bar_where_there_is_a_terminal(clock, lines, monkeypatch, capsys):
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
     run(ProgressCallback(refresh=0.2), clock, module(0.5, 1.0), epochs=100, seconds_per_epoch=0.05)
