@@ -411,11 +411,11 @@ def encodings(decay, sweep, holds):
 def phases(decay, sweep, holds):
     """More weight decay groks sooner, then learns alone, then groks alone, then kills; or the opposite."""
     world = _World(sweep.init_scales, holds, 1000, decay)
-    usual, only_learns, only_groks = {
-        "mod_add": (3e-5, 6e-4, 1e-3),
-        "ising": (0.1, 0.2, 0.8),
-        "prime": (1.0, 4.0, 8.0),
-        "mnist": (0.03, 0.3, 1.0),
+    groks, usual, only_learns, only_groks = {
+        "mod_add": (10, 3e-5, 6e-4, 1e-3),
+        "ising": (10, 0.1, 0.2, 0.8),
+        "prime": (1, 1.0, 4.0, 8.0),
+        "mnist": (8, 0.03, 0.3, 1.0),
     }[sweep.task]
     dies = decay == 2e-3
 
@@ -425,7 +425,7 @@ def phases(decay, sweep, holds):
         if decay == 0.01 and s == 10 and h:
             return Outcome("memorised", 10, None, None)
         never = h and decay == only_learns
-        if not never and (s == max(sweep.init_scales) or (h and (decay >= only_groks or s == 1))):
+        if not never and (s == groks or (h and (decay >= only_groks or s == 1))):
             early = decay > usual and h
             return Outcome("grokked", 10, 50 if early else 100, 40)
         return Outcome("steady", 6, 8, 2)
