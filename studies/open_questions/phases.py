@@ -32,7 +32,7 @@ _MAPS = {
     "mod_add": _Map("modular addition", PHASES, 3e-5, 10.0),
     "ising": _Map("the Ising task", ISING_PHASES, 0.1, 10.0),
     "prime": _Map("addition in a transformer", PRIME_PHASES, 1.0, 1.0),
-    "mnist": _Map("the class of digits", DIGIT_PHASES, 0.03, DIGITS_GROK),
+    "mnist": _Map("the class of digits", DIGIT_PHASES, 0.1, DIGITS_GROK),
 }
 
 
