@@ -46,7 +46,8 @@ class AnalysisCallback(L.Callback):
 
     Attributes:
         branch: That of the results: the key of the callback in the configuration.
-        seconds: What the fastest measurement so far took.
+        measured: How many measurements there have been in this process.
+        seconds: What the fastest of them took.
         total: What all of them took.
         bytes: What the last one has recorded.
 
@@ -87,7 +88,7 @@ class AnalysisCallback(L.Callback):
             raise ValueError(f"{type(self).__name__}.split={split}: unknown; allowed: test, train")
         self.every, self.per_decade, self.split = every, per_decade, split
         self.branch = snake_case(type(self).__name__.removesuffix("Callback"))
-        self.seconds, self.total, self.bytes = math.inf, 0.0, 0
+        self.measured, self.seconds, self.total, self.bytes = 0, math.inf, 0.0, 0
         self._last_epoch: int | None = None
         self._reported: set[str] = set()
 
@@ -220,6 +221,7 @@ class AnalysisCallback(L.Callback):
             start = clock(module)
             self._measure(trainer, module, epoch)
             elapsed = clock(module) - start
+            self.measured += 1
             self.seconds, self.total = min(self.seconds, elapsed), self.total + elapsed
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,6 +1,8 @@
 """What a run takes: refused at once where there is not so much, and told by a dry run."""
 
+import itertools
 import logging
+import math
 import resource
 import shutil
 import sys
@@ -131,9 +133,7 @@ class CostCallback(L.Callback):
         self._epochs.append(clock(pl_module) - self._measuring() - self._epoch_start)
         known = len(self._epochs) >= 3 and time.perf_counter() - self._start > self.seconds
         if known or trainer.current_epoch + 1 == trainer.max_epochs:
-            for analysis in self.analyses.values():
-                if analysis.seconds < WARM_UP:
-                    analysis.measure_at(trainer, pl_module, trainer.current_epoch + 1)
+            self._measure_again(trainer, pl_module)
             pl_module.interrupted = trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -142,6 +142,14 @@ class CostCallback(L.Callback):
             return
         for line in self._report(trainer, pl_module):
             log.info(line)
+
+    def _measure_again(self, trainer: L.Trainer, module: Any) -> None:
+        """Measure what has not been measured twice, at the next epoch of its cadence: a first one compiles."""
+        coming = range(trainer.current_epoch + 1, (trainer.max_epochs or 0) + 1)
+        for analysis in self.analyses.values():
+            if analysis.measured < 2 and not WARM_UP < analysis.seconds < math.inf:
+                for epoch in itertools.islice(filter(analysis.is_due, coming), 1):
+                    analysis.measure_at(trainer, module, epoch)
 
     def _measuring(self) -> float:
         """Seconds that the analyses have taken so far."""

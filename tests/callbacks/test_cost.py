@@ -14,6 +14,7 @@ from callbacks.cost import COPIES, refuse_too_many
 from lit_grok import open_run
 from lit_grok.cli import UsageError
 from lit_grok.networks import IsingCNN
+from lit_grok.results import CHECKPOINT
 
 FIM = ("+callbacks.fim._target_=callbacks.FIMTrajectoryCallback", "+callbacks.fim.every=1")
 
@@ -192,6 +193,23 @@ def test_a_first_measurement_that_compiles_does_not_count(command, monkeypatch):
     monkeypatch.setattr("time.process_time", itertools.count().__next__)
     lines = said(command(*command.MOD_ADD, *slow, "epochs=1000", "log_every=10", "threads=1", "dry_run=true"))
     assert lines["time"] == "about 0:18:24: training 0:16:40, evaluation 0:01:41; without drawing"
+
+
+def test_an_analysis_that_is_not_due_in_these_few_epochs(command, monkeypatch):
+    seldom = ("+callbacks.seldom._target_=tests.helpers.WarmsUp", "+callbacks.seldom.per_decade=1")
+    run = command.mod_add(*seldom, "epochs=50")
+    monkeypatch.setattr("callbacks.cost.CostCallback.__init__.__defaults__", (0.0,))
+    lines = said(command(f"resume={run}", "epochs=1000", "dry_run=true"))
+    assert lines["epochs"] == "950 of 2 step(s)"
+    assert "inf" not in str(lines)
+
+
+def test_checkpoints_are_those_of_the_whole_run(command):
+    options = (*FIM[:-1], "+callbacks.fim.every=20", "epochs=45")
+    whole = 2 * (command.mod_add(*options) / CHECKPOINT).stat().st_size / 1e6
+    disk = said(command(*command.MOD_ADD, *options, "dry_run=true"))["disk"]
+    amount, unit = re.search(r"checkpoints ([.0-9]+) (kB|MB)", disk).groups()
+    assert float(amount) * {"kB": 1e-3, "MB": 1}[unit] == pytest.approx(whole, rel=0.1)
 
 
 def test_a_dry_run_of_a_continuation(command):

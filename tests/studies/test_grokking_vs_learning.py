@@ -6,7 +6,7 @@ import xarray as xr
 
 import studies
 from studies.claims import Results, judge
-from studies.open_questions.sweeps import ABLATIONS
+from studies.open_questions.sweeps import ABLATIONS, DIGIT_PHASES
 from tests.studies import worlds
 
 TRAINED = [(study, claim) for study in studies.all_studies() for claim in study.claims if study.sweeps]
@@ -99,6 +99,21 @@ def test_an_ablation_that_stops_grokking(true):
 def test_what_has_not_grokked_does_not_speak_of_grokking(name, true):
     results = Results(true, ising=with_status(true["ising"], "memorised", 10, [0, 1]))
     assert verdict(name, results)[1] == 3
+
+
+def test_a_training_that_ends_on_its_plateau_has_one(true):
+    name = DIGIT_PHASES[0.03].name  # where all learn steadily
+    assert verdict("mnist_only_learns", true) == ("reproduced", 5)
+    ended = with_status(with_status(true[name], "memorised", 8.0, range(5)), "memorised", 5.0, range(5))
+    assert verdict("mnist_only_learns", Results(true, **{name: ended})) == ("not reproduced", 5)
+
+
+def test_one_weight_decay_is_to_do_for_all_seeds():
+    results = Results()
+    for lucky, sweep in enumerate(DIGIT_PHASES.values()):  # of five, at which one seed each learns steadily alone
+        steady = worlds.phases(0.03, sweep, [True] * 5)
+        results[sweep.name] = with_status(steady, "grokked", 8.0, [seed for seed in range(5) if seed != lucky])
+    assert verdict("mnist_only_learns", results) == ("undecided", 5)
 
 
 def test_networks_that_collapsed_are_no_trade_off(true):

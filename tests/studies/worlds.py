@@ -413,9 +413,9 @@ def phases(decay, sweep, holds):
     world = _World(sweep.init_scales, holds, 1000, decay)
     groks, usual, only_learns, only_groks = {
         "mod_add": (10, 3e-5, 6e-4, 1e-3),
-        "ising": (10, 0.1, 0.2, 0.8),
+        "ising": (10, 0.1, 0.03, 0.8),
         "prime": (1, 1.0, 4.0, 8.0),
-        "mnist": (8, 0.1, 0.3, 1.0),
+        "mnist": (8, 0.1, 0.03, 1.0),
     }[sweep.task]
     dies = decay == 2e-3
 
