@@ -44,12 +44,19 @@ class Sweep:
         task: The task.
         init_scales: Trained side by side.
         overrides: What else the command line says.
+
+    Raises:
+        ValueError: Where that is a seed, which a run brings along.
     """
 
     name: str
     task: str
     init_scales: tuple[float, ...]
     overrides: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if seeds := [part for part in self.overrides if part.partition("=")[0].lstrip("+") == "seed"]:
+            raise ValueError(f"sweep {self.name}: {seeds[0]}: a seed is what a run of it brings along")
 
     def run(self, seed: int) -> "Run":
         """The run of one seed."""

@@ -1,6 +1,7 @@
 """``python reproduce.py …`` as it is typed, on a study of two tiny sweeps."""
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -227,6 +228,12 @@ def test_a_training_whose_starter_was_killed_is_waited_for(command, tmp_path, mo
     monkeypatch.setattr("sys.stderr", SimpleNamespace(write=told.write_text))
     assert train_one(run, Path("runs")) is None
     assert "another process is training it; waiting for that" in told.read_text()
+
+
+@pytest.mark.parametrize("seed", ["seed=3", "+seed=3"])
+def test_a_sweep_brings_no_seed(seed):
+    with pytest.raises(ValueError, match=rf"sweep mine: {re.escape(seed)}: a seed is what a run of it brings along"):
+        Sweep("mine", "mod_add", (1.0,), (seed,))
 
 
 def test_a_run_is_known_by_what_it_resolves_to():
