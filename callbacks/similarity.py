@@ -27,6 +27,9 @@ class SimilarityCallback(AnalysisCallback):
     - ``shuffled_cka``: at the end, of a layer with itself on the same inputs in another order: what chance gives,
       dimension ``layer``.
 
+    Random weights are alike on the same inputs (on digits .7 to .8, of one seed at several scales more than .9), so
+    compare with epoch 0, and not with shuffled inputs alone.
+
     A replica that diverged is left out. Fewer than two, or a network without pre-activations, give nothing.
     The cost grows with the square of the number of replicas.
     """

@@ -17,7 +17,7 @@ from studies.open_questions.sweeps import DIGIT_BATCHES, DIGITS, DIGITS_GROK
 from studies.readings import at, end, grid, grokked, is_status, learned
 from studies.study import Study, chosen
 
-CKA, CHANCE, MEAN_CKA = "similarity/cka", "similarity/shuffled_cka", "similarity/mean_cka"
+CKA, MEAN_CKA = "similarity/cka", "similarity/mean_cka"
 _LAYER = "hidden.1"
 _BETWEEN, _STEADY = 0.3, MOD_ADD_STEADY
 _WHERE = f"init_scale {DIGITS_GROK:g}, Fisher information of the classifier"
@@ -56,8 +56,11 @@ def _alike(results: Results, one: float, other: float) -> xr.DataArray:
     return xr.concat(pairs, cka.seed).where(known)
 
 
-def _chance(results: Results) -> xr.DataArray:
-    return grid(results[DIGITS.name], CHANCE, layer=_LAYER).sel(init_scale=DIGITS_GROK, drop=True)
+def _beyond_the_start(results: Results) -> xr.DataArray:
+    """Rise of the mean CKA with the other networks from the untrained ones to the end, of what groks."""
+    tree = results[DIGITS.name]
+    start = grid(tree, MEAN_CKA, layer=_LAYER).sel(epoch=0, drop=True)
+    return grokked(tree, end(tree, MEAN_CKA, layer=_LAYER) - start).sel(init_scale=DIGITS_GROK, drop=True)
 
 
 def _approach(results: Results) -> xr.DataArray:
@@ -81,17 +84,17 @@ CLAIMS = (
     ),
     Claim(
         name="digits_alike",
-        says="Networks that grok digits and such that learn them steadily end with layers that are alike.",
+        says="A network that groks digits ends with layers more like those of the others than untrained ones are.",
         source="ours, on Sec. 4",
-        statistic=f"{_CKA}, less that with shuffled inputs",
-        values=lambda results: _alike(results, DIGITS_GROK, _STEADY) - _chance(results),
+        statistic=f"mean CKA of {_LAYER} with the others, the end less the start, init_scale {DIGITS_GROK:g}",
+        values=_beyond_the_start,  # chance by shuffled inputs is near 0, which untrained networks exceed by .7
         side=">",
-        threshold=0.4,
+        threshold=0.0,
         main=True,
     ),
     Claim(
         name="digits_as_alike_as_steady_ones",
-        says="They are as alike as two that learn steadily.",
+        says="It ends as like one that learns steadily as two of these are.",
         source="ours, on Sec. 4",
         statistic=f"{_CKA}, less that at {_BETWEEN:g} and {_STEADY:g}",
         values=lambda results: _alike(results, DIGITS_GROK, _STEADY) - _alike(results, _BETWEEN, _STEADY),

@@ -468,7 +468,6 @@ def digits(sweep, holds):
         return row
 
     world.once("similarity/cka", alike, other=others, layer=["hidden.1"])
-    world.once("similarity/shuffled_cka", lambda s, i, n, h: _near(0.05, n), layer=["hidden.1"])
     world.curve(
         "similarity/mean_cka", epochs, lambda s, i, n, h, e: 0.2 if e < 6000 or not h else 0.8, layer=["hidden.1"]
     )
