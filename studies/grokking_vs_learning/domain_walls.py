@@ -63,7 +63,6 @@ def draw(results: Results) -> Mapping[str, Figure]:
         axes.imshow(one, cmap="Greys", vmin=-1, vmax=1, interpolation="nearest")
         axes.spines[:].set_visible(True)
         axes.set(xticks=[], yticks=[], title=f"$m$ = {one.mean():.2f}")
-        axes.title.set_fontsize("medium")
     title(figure, f"Snapshots at $T$ ≤ {_COLD} with |$m$| < {_WALL}")
     return {"fig11": figure}
 
