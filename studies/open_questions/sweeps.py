@@ -63,7 +63,7 @@ PRIME_PHASES = {
     )
     for decay in (0.5, 1.0, 2.0, 4.0, 8.0)
 }
-#: Of digits, for a fifth of Omnigrok's epochs, in which only more weight decay than its own ends a plateau.
+#: Of digits, for a fifth of Omnigrok's epochs, which do not suffice for its own weight decay and init_scale.
 DIGIT_PHASES = {
     decay: Sweep(
         f"digit_phases_{decay:g}",
