@@ -46,11 +46,14 @@ class ProgressCallback(L.Callback):
             if self._first:  # it compiles, and everything is measured in it
                 self._first, self._since = False, (epoch, now)
             return
-        self._first, self._since, self._shown = False, (epoch, now), now
+        unknown, self._first, self._since, self._shown = self._first, False, (epoch, now), now
         text = f"train {_range(pl_module, 'train_accuracy')}  test {_range(pl_module, 'test_accuracy')}"
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(epoch - self._bar.n)
+            return
+        if unknown:  # an epoch that long has compiled
+            log.info("epoch %d/%s  %s", epoch, trainer.max_epochs, text)
             return
         rate = (epoch - since) / (now - start)
         left = tqdm.format_interval(((trainer.max_epochs or epoch) - epoch) / rate)
