@@ -1,8 +1,6 @@
 """What a run takes: refused at once where there is not so much, and told by a dry run."""
 
-import itertools
 import logging
-import math
 import resource
 import shutil
 import sys
@@ -147,9 +145,9 @@ class CostCallback(L.Callback):
         """Measure what has not been measured twice, at the next epoch of its cadence: a first one compiles."""
         coming = range(trainer.current_epoch + 1, (trainer.max_epochs or 0) + 1)
         for analysis in self.analyses.values():
-            if analysis.measured < 2 and not WARM_UP < analysis.seconds < math.inf:
-                for epoch in itertools.islice(filter(analysis.is_due, coming), 1):
-                    analysis.measure_at(trainer, module, epoch)
+            epoch = next(filter(analysis.is_due, coming), None)
+            if epoch is not None and analysis.measured < 2 and analysis.total <= WARM_UP:
+                analysis.measure_at(trainer, module, epoch)
 
     def _measuring(self) -> float:
         """Seconds that the analyses have taken so far."""

@@ -116,7 +116,7 @@ def judge(claim: Claim, results: Results) -> Judgement:
     try:
         array = claim.values(results)
     except NotTrained:
-        return Judgement("too few seeds", {}, math.nan, math.nan, math.nan)
+        return weigh(claim, {})
     return weigh(claim, {int(s): float(value) for s, value in zip(array.seed.values, array.values, strict=True)})
 
 
