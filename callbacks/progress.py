@@ -28,34 +28,33 @@ class ProgressCallback(L.Callback):
         self._interval = refresh if self._terminal else line_every
         self._bar: tqdm | None = None
         self._shown = 0.0
-        self._since = 0, 0.0  # epochs and seconds from which on the speed is counted
-        self._first = True
+        #: Epochs and seconds from which on the speed is counted; not from the start: the first epoch compiles.
+        self._since: tuple[int, float] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Open the bar."""
-        self._first, self._shown = True, time.monotonic()
-        self._since = trainer.current_epoch, self._shown
+        self._since, self._shown = None, time.monotonic()
         if self._terminal:
             self._bar = tqdm(total=trainer.max_epochs, initial=trainer.current_epoch, unit="epoch", dynamic_ncols=True)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Show where we are, if that is due."""
         now, epoch = time.monotonic(), trainer.current_epoch + 1
-        since, start = self._since
-        if now - self._shown < self._interval:
-            if self._first:  # it compiles, and everything is measured in it
-                self._first, self._since = False, (epoch, now)
+        since, due = self._since, now - self._shown >= self._interval
+        if due or since is None:
+            self._since = epoch, now
+        if not due:
             return
-        unknown, self._first, self._since, self._shown = self._first, False, (epoch, now), now
+        self._shown = now
         text = f"train {_range(pl_module, 'train_accuracy')}  test {_range(pl_module, 'test_accuracy')}"
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(epoch - self._bar.n)
             return
-        if unknown:  # an epoch that long has compiled
+        if since is None:
             log.info("epoch %d/%s  %s", epoch, trainer.max_epochs, text)
             return
-        rate = (epoch - since) / (now - start)
+        rate = (epoch - since[0]) / (now - since[1])
         left = tqdm.format_interval(((trainer.max_epochs or epoch) - epoch) / rate)
         log.info("epoch %d/%s  %.1f epochs/s  %s  %s left", epoch, trainer.max_epochs, rate, text, left)
 
