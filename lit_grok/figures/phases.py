@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -55,7 +56,8 @@ def phase_diagram(run: xr.DataTree, key: str = "weight_decay") -> Figure:
 
     Returns:
         The figure. A cell has the status of most of its seeds, with their number where they are not unanimous, and
-        the median of those that learned; of the test accuracy and C the median of all.
+        the median of those that learned; of the test accuracy and C the median of all. Lines in every map are the
+        boundaries between statuses.
     """
     scales, rows = _axes(run, key)
     measured_cells = _cells(run, key)
@@ -77,7 +79,8 @@ def phase_diagram(run: xr.DataTree, key: str = "weight_decay") -> Figure:
     panels = places.ravel()[: 1 + len(quantities)]
     for axes in places.ravel()[len(panels) :]:
         axes.remove()
-    _statuses(panels[0], root.status.values, cells)
+    statuses = [[most_frequent(root.status.values[cell].tolist()) for cell in row] for row in cells]
+    _statuses(panels[0], statuses, cells)
     for axes, (name, (values, norm)) in zip(panels[1:], quantities.items(), strict=True):
         table = np.array([[_median(values[cell]) for cell in row] for row in cells])
         known = table[np.isfinite(table)]
@@ -85,10 +88,12 @@ def phase_diagram(run: xr.DataTree, key: str = "weight_decay") -> Figure:
         norm = copy(norm) or (LogNorm() if decades else Normalize())
         image = axes.imshow(table, origin="lower", aspect="auto", cmap="viridis", norm=norm, interpolation="nearest")
         axes.set_title(name)
-        bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
-        if isinstance(norm, LogNorm):
-            log_ticks(bar.ax.yaxis)
+        if known.size:
+            bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+            if isinstance(norm, LogNorm):
+                log_ticks(bar.ax.yaxis)
     for axes in panels:
+        _boundaries(axes, [[name for name, _ in row] for row in statuses])
         axes.set_xticks(range(len(scales)), [f"{scale:g}" for scale in scales], rotation=90, fontsize="small")
         axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows], fontsize="small")
         axes.set_xlabel("init_scale")
@@ -97,7 +102,7 @@ def phase_diagram(run: xr.DataTree, key: str = "weight_decay") -> Figure:
             axes.plot(*np.transpose(dots), ".", color="w", markersize=3, markeredgecolor="k", markeredgewidth=0.4)
     for axes in places[:, 0]:
         axes.set_ylabel(key.replace("_", " "))
-    there = set(root.status.values.tolist())
+    there = {name for row in statuses for name, _ in row}
     legend(figure, [Patch(color=colour, label=name) for name, colour in COLOURS.items() if name in there])
     title(figure, heading(run, "most frequent status, medians"))
     return figure
@@ -141,13 +146,22 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(known)) if known.size else np.nan
 
 
-def _statuses(axes: Axes, status: np.ndarray, cells: list[list[np.ndarray]]) -> None:
+def _statuses(axes: Axes, statuses: list[list[tuple[str, int]]], cells: list[list[np.ndarray]]) -> None:
     image = np.ones((len(cells), len(cells[0]), 4))
     for y, row in enumerate(cells):
         for x, cell in enumerate(row):
-            name, count = most_frequent(status[cell].tolist())
+            name, count = statuses[y][x]
             image[y, x] = matplotlib.colors.to_rgba(COLOURS[name])
             if count < len(cell):
                 axes.text(x, y, f"{count}/{len(cell)}", ha="center", va="center", fontsize="x-small", color="w")
     axes.imshow(image, origin="lower", aspect="auto", interpolation="nearest")
     axes.set_title("status")
+
+
+def _boundaries(axes: Axes, names: list[list[str]]) -> None:
+    """Draw the edges between neighbouring cells of different status: white with a dark rim, seen on every colour."""
+    table = np.array(names)
+    edges = [[(x + 0.5, y - 0.5), (x + 0.5, y + 0.5)] for y, x in np.argwhere(table[:, 1:] != table[:, :-1])]
+    edges += [[(x - 0.5, y + 0.5), (x + 0.5, y + 0.5)] for y, x in np.argwhere(table[1:] != table[:-1])]
+    for colour, width in (("0.15", 2), ("w", 1)):
+        axes.add_collection(LineCollection(edges, colors=colour, linewidths=width, capstyle="projecting"))

@@ -524,6 +524,17 @@ def test_phases_are_the_majority_of_the_seeds():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["1e-05", "0.001"]
     delay = figure.axes[1].images[0].get_array()
     assert delay[:, 1:].tolist() == [[2.5, 25.0], [2.5, 25.0]]  # t_train 2, t_test 5 and 50
+    for panel in figure.axes[:2]:  # between grokked and steady, around the cell that collapsed
+        edges = {tuple(map(tuple, edge.tolist())) for edge in panel.collections[0].get_segments()}
+        upright = {((1.5, -0.5), (1.5, 0.5)), ((1.5, 0.5), (1.5, 1.5)), ((0.5, 0.5), (0.5, 1.5))}
+        assert edges == upright | {((-0.5, 0.5), (0.5, 0.5))}
+
+
+def test_a_map_of_nothing_has_no_colour_bar():
+    run = tree(scales=(0.1, 1.0, 10.0), seeds=1, decays=(1e-5, 1e-3))
+    bars = len(phase_diagram(run).axes)
+    run["t_test"] = run.t_test.copy(data=np.full(run.sizes["replica"], np.nan))
+    assert len(phase_diagram(run).axes) == bars - 1
 
 
 def test_phases_over_another_key():
