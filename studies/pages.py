@@ -1,14 +1,16 @@
 """The tables of README.md and of pages in docs/, from the committed summaries: ``python -m studies.pages``."""
 
+import re
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import studies
 from lit_grok.files import write
 from studies.gallery import COLUMNS, EXPLANATION, cells, heading, summaries
-from studies.study import RESULTS
+from studies.study import RESULTS, Study, known_seconds
 from studies.tables import encoding_table, grokking_table
 
 ROOT = Path(__file__).parents[1]
@@ -49,8 +51,9 @@ def all_verdicts(paper: str, title: str, folder: Path = RESULTS) -> str:
         title: What it is called.
         folder: Where the summaries are.
     """
-    parts = [f"# Claims and verdicts: {title}", "", EXPLANATION, "", "Written by `python -m studies.pages`."]
+    parts = [f"# Claims and verdicts: {title}", "", EXPLANATION, "", "Written by `python -m studies.pages`.", ""]
     known = list(summaries(folder, studies.of_paper(paper)))
+    parts += _contents(studies.of_paper(paper), {study.name: summary for study, summary in known}, folder)
     for study, summary in known:
         parts += ["", f"## {heading(study)}", "", f"`python reproduce.py {study.name}`", "", *_HEADER]
         parts += [_row(claim) for claim in summary["claims"]]
@@ -61,10 +64,29 @@ def all_verdicts(paper: str, title: str, folder: Path = RESULTS) -> str:
             parts += ["", "```text", *(run["command"] for run in summary["runs"]), "```"]
         if summary["versions"]:
             parts += ["", "; ".join(summary["versions"])]
-    there = {study.name for study, _ in known}
-    if left := [study.name for study in studies.of_paper(paper) if study.name not in there]:
-        parts += ["", f"Not run yet: {', '.join(left)} (`python reproduce.py` says what they ask)."]
     return "\n".join(parts) + "\n"
+
+
+def _contents(asked: Iterable[Study], known: Mapping[str, Mapping[str, Any]], folder: Path) -> list[str]:
+    """A table of all studies: how many seeds each has, what a further one takes, and what became of its claims."""
+    lines = ["| study | question | claims | seeds | hours a seed |", "|---|---|---|---|---|"]
+    seconds = known_seconds(folder)
+    for study in asked:
+        names = [sweep.name for sweep in study.sweeps]
+        seeds = {run["sweep"]: len(run["seeds"]) for run in known.get(study.name, {"runs": []})["runs"]}
+        counts = sorted({seeds.get(name, 0) for name in names})
+        shown = "–".join(map(str, (counts[0], counts[-1])[: len(counts)])) if counts else "none needed"
+        hours = f"{sum(seconds[name] for name in names) / 3600:.2g}" if {*names} <= {*seconds} else "not timed"
+        verdicts = Counter(claim["verdict"] for claim in known.get(study.name, {"claims": []})["claims"])
+        told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+        where = f"[{study.name}](#{_anchor(heading(study))})" if study.name in known else study.name
+        lines.append(f"| {where} | {study.title} | {told or 'not run yet'} | {shown} | {hours if names else '–'} |")
+    return [*lines, "", "Hours of one core, beside another training; where no run was timed, a dry run's estimate."]
+
+
+def _anchor(title: str) -> str:
+    """What a heading is linked by, where Markdown is shown."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def between(page: str, name: str, table: str) -> str:

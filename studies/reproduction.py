@@ -19,16 +19,24 @@ from lit_grok.files import write
 from lit_grok.results import SUMMARY
 from studies import gallery
 from studies.runs import TRAIN, Run, train_here
-from studies.study import Study, gather, merge, read_summary, summarise, write_summary
+from studies.study import (
+    COSTS,
+    RESULTS,
+    Study,
+    gather,
+    known_seconds,
+    merge,
+    read_summary,
+    summarise,
+    write_summary,
+)
 
 Launcher = Literal["local", "slurm"]
 
-_COSTS = "costs.json"
-
 
 def listing(root: Path, seeds: Sequence[int]) -> str:
-    """Every study: its figures, its question, what it costs on this machine, and how many of its runs are there."""
-    costs, rows = Costs(root), []
+    """Every study: its figures, its question, what it costs, and how many of its runs are there."""
+    costs, rows = Costs(root, elsewhere=RESULTS), []
     for study in studies.all_studies():
         runs = study.runs(seeds)
         there = [run for run in runs if run.complete(root)]
@@ -43,7 +51,8 @@ def listing(root: Path, seeds: Sequence[int]) -> str:
                 "–" if not runs else "not timed yet" if left is None else f"{left:.1f} h",
             )
         )
-    return as_table(("study", "figures", "question", "claims", "runs", "one core"), rows)
+    table = as_table(("study", "figures", "question", "claims", "runs", "one core"), rows)
+    return f"{table}\nHours are those of this machine where it has trained or timed a sweep, else another's."
 
 
 def as_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -62,15 +71,12 @@ class Costs:
 
     Args:
         root: Where runs are, and the estimates.
+        elsewhere: Where `keep` has written what they took on another machine, which is better than nothing.
     """
 
-    def __init__(self, root: Path):
-        self._root, self._file = root, root / _COSTS
-        try:
-            found = json.loads(self._file.read_text())
-        except (OSError, ValueError):
-            found = {}
-        self._estimates: dict[str, float] = found if isinstance(found, dict) else {}
+    def __init__(self, root: Path, elsewhere: Path | None = None):
+        self._root, self._file = root, root / COSTS
+        self._estimates = (known_seconds(elsewhere) if elsewhere else {}) | known_seconds(root)
 
     def seconds(self, run: Run) -> float | None:
         """Of one run, on one core."""
@@ -80,14 +86,24 @@ class Costs:
 
     def hours(self, runs: Sequence[Run]) -> float | None:
         """Of many; None where one of them is unknown."""
+        known = self._of_sweeps(runs)
+        if any(run.sweep.name not in known for run in runs):
+            return None
+        return sum(known[run.sweep.name] for run in runs) / 3600
+
+    def _of_sweeps(self, runs: Sequence[Run]) -> dict[str, float]:
+        """Seconds of a seed of each sweep of which they are known, the median."""
         known: dict[str, list[float]] = {}
         for run in runs:
             found = self.seconds(run)
             if found is not None:
                 known.setdefault(run.sweep.name, []).append(found)
-        if any(run.sweep.name not in known for run in runs):
-            return None
-        return sum(statistics.median(known[run.sweep.name]) for run in runs) / 3600
+        return {name: statistics.median(found) for name, found in known.items()}
+
+    def keep(self, runs: Sequence[Run], folder: Path) -> None:
+        """Write what sweeps take beside their summaries, and leave those of others there as they are."""
+        known = known_seconds(folder) | {name: round(found) for name, found in self._of_sweeps(runs).items()}
+        write(folder / COSTS, json.dumps(known, indent=1, sort_keys=True) + "\n")
 
     def estimate(self, run: Run) -> None:
         """Time a few epochs of a sweep of which it is not known what it takes."""
@@ -176,6 +192,7 @@ def conclude(study: Study, seeds: Sequence[int], root: Path, results: Path) -> s
     with contextlib.suppress(FileNotFoundError):
         summary = merge(study, summary, read_summary(study.name, results))
     write_summary(summary, results)
+    Costs(root).keep(study.runs(seeds), results)
     return f"{study.title}\n{verdicts(summary['claims'])}"
 
 

@@ -18,6 +18,8 @@ from studies.claims import Claim, Judgement, Results, judge, uses, weigh
 from studies.runs import Run, Sweep
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
+#: Beside summaries and beside runs: seconds of one seed of each sweep on one core.
+COSTS = "costs.json"
 
 #: A summary keeps so many points of a long axis: more cannot be told apart in a figure.
 _POINTS = 64
@@ -351,6 +353,15 @@ def read_summary(study: str, folder: Path = RESULTS) -> dict[str, Any]:
                 raise ValueError(f"it has no {key}")
         results_of(found)
         return found
+
+
+def known_seconds(folder: Path) -> dict[str, float]:
+    """Seconds of one seed of a sweep, by its name, where that was measured; nothing where the file is damaged."""
+    try:
+        found = json.loads((folder / COSTS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def results_of(summary: Mapping[str, Any]) -> Results:

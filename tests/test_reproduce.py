@@ -8,6 +8,7 @@ import sys
 import time
 from concurrent.futures import Executor, Future
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 import studies
+from studies import pages, reproduction
 from studies.claims import Claim
 from studies.readings import end
 from studies.runs import Sweep, train_one
@@ -93,7 +95,7 @@ def here(command, monkeypatch):
     return begin
 
 
-def test_runs_are_trained_once_and_judged(reproduce, here, tmp_path):
+def test_runs_are_trained_once_and_judged(reproduce, here, monkeypatch, tmp_path):
     listed = reproduce("--seeds", "2")
     assert "tiny_study" in listed.out
     assert "0/2" in listed.out
@@ -107,6 +109,11 @@ def test_runs_are_trained_once_and_judged(reproduce, here, tmp_path):
     again = reproduce("tiny_study", "--seeds", "2")
     assert "done: " not in again.out
     assert "2/2" in reproduce("--seeds", "2").out
+    elsewhere = reproduce("--seeds", "2", "--runs", "none").out
+    assert "0/2" in elsewhere
+    assert "not timed yet" in elsewhere
+    monkeypatch.setattr(reproduction, "RESULTS", tmp_path / "runs/results")  # as if these were committed
+    assert "not timed yet" not in reproduce("--seeds", "2", "--runs", "none").out
     more = reproduce("all", "--seeds", "2:3")
     assert more.out.count("done: ") == 1
     assert " 3 " in more.out  # seeds of before are kept
@@ -241,3 +248,15 @@ def test_a_run_is_known_by_what_it_resolves_to():
     assert same.run(0).name == SWEEP.run(0).name
     assert OTHER.run(0).name != SWEEP.run(0).name
     assert SWEEP.run(1).name != SWEEP.run(0).name
+
+
+def test_a_page_begins_with_what_its_studies_take(reproduce, here, monkeypatch, tmp_path):
+    here()
+    reproduce("fig99", "--seeds", "2")
+    unknown = study(SWEEP, OTHER)
+    monkeypatch.setattr(studies, "of_paper", lambda paper: [study(SWEEP), replace(unknown, name="untried")])
+    (tmp_path / "runs/results/costs.json").write_text('{"tiny": 5400}')
+    page = pages.all_verdicts("ours", "ours", tmp_path / "runs/results")
+    assert "| [tiny_study](#is-it-tiny-fig99) | Is it tiny? | 1 too few seeds | 2 | 1.5 |" in page
+    assert "| untried | Is it tiny? | not run yet | 0 | not timed |" in page
+    assert "## Is it tiny? (fig99)" in page
