@@ -15,6 +15,14 @@ Side = Literal[">", "<", "within"]
 #: The mean over seeds, with Student's interval, or the share of seeds of which something is true, with Wilson's.
 Kind = Literal["mean", "share"]
 
+#: What claims call the tasks.
+TASKS = {
+    "ising": "the Ising task",
+    "mod_add": "modular addition",
+    "prime": "addition in a transformer",
+    "mnist": "the class of digits",
+}
+
 _CONFIDENCE = 0.95
 #: Seeds; of fewer nothing is decided. Four of four would exceed one half in 1 of 16 cases by chance, five in 1 of 32.
 _FEWEST = {"mean": 3, "share": 5}

@@ -60,8 +60,12 @@ class Sweep:
 
     def run(self, seed: int) -> "Run":
         """The run of one seed."""
-        scales = ",".join(f"{scale:g}" for scale in self.init_scales)
-        return Run(self, seed, (f"task={self.task}", f"init_scale=[{scales}]", _seed(seed), *self.overrides))
+        return Run(self, seed)
+
+    @property
+    def varied(self) -> tuple[str, str]:
+        """Its task and its init_scales, as they are typed."""
+        return f"task={self.task}", f"init_scale=[{','.join(f'{scale:g}' for scale in self.init_scales)}]"
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,16 @@ class Run:
 
     sweep: Sweep
     seed: int
-    overrides: tuple[str, ...]
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """What its command line says."""
+        return (*self.sweep.varied, f"seed={self.seed}", *self.sweep.overrides)
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration, but for what makes no difference to what is found."""
-        config = deepcopy(_composed(tuple(part for part in self.overrides if part != _seed(self.seed))))
+        config = deepcopy(_composed((*self.sweep.varied, *self.sweep.overrides)))
         config.seed = self.seed
         resolved: Any = OmegaConf.to_container(config, resolve=True)
         return essence(resolved)
@@ -140,10 +148,6 @@ def switched_on(config: Any) -> Any:
 def _digest(config: Mapping[str, Any]) -> str:
     canonical = json.dumps(switched_on(config), sort_keys=True, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:_DIGITS]
-
-
-def _seed(seed: int) -> str:
-    return f"seed={seed}"
 
 
 @cache

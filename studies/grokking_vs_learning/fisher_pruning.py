@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lit_grok.figures.pruning import pruning_curves
-from studies.claims import Claim, Results
+from studies.claims import TASKS, Claim, Results
 from studies.drawing import against_scale
 from studies.grokking_vs_learning.sweeps import GROKS, ISING, ISING_STEADY, MOD_ADD
 from studies.readings import end, learned
@@ -47,7 +47,7 @@ CLAIMS = (
     *(
         Claim(
             name=f"{sweep}_worse_than_{scheme}",
-            says=f"In {task} pruning by Fisher information is worse than by magnitude ({scheme}).",
+            says=f"In {TASKS[sweep]} pruning by Fisher information is worse than by magnitude ({scheme}).",
             source="App. D; App. F.1, Figs. 21, 22",
             statistic=f"log of C by Fisher over C by {scheme} magnitude, mean over the init_scales that learn",
             values=partial(_ratio, sweep=sweep, other=branch),
@@ -55,7 +55,7 @@ CLAIMS = (
             threshold=0,
             main=scheme == "layerwise",
         )
-        for sweep, task in (("mod_add", "modular addition"), ("ising", "the Ising task"))
+        for sweep in ("mod_add", "ising")
         for branch, scheme in (("pruning", "layerwise"), ("pruning_global", "global"))
     ),
     Claim(

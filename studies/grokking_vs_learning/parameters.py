@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lit_grok.results import build_network, index_replicas
-from studies.claims import Claim, Results
+from studies.claims import TASKS, Claim, Results
 from studies.grokking_vs_learning.sweeps import ISING, MOD_ADD
 from studies.readings import end
 from studies.study import Study
@@ -18,7 +18,6 @@ PAPER = {
     "ising": {"epochs": 100_000, "weight_decay": 0.1, "learning_rate": 1e-4, "batch_size": 300, "parameters": 6798},
     "mod_add": {"epochs": 1000, "weight_decay": 3e-5, "learning_rate": 5e-3, "batch_size": 64, "parameters": 174_193},
 }
-_SAYS = {"ising": "of the Ising task", "mod_add": "of modular addition"}
 
 
 def defaults(seeds: Sequence[int]) -> xr.DataTree:
@@ -61,7 +60,8 @@ def _difference(results: Results, task: str) -> xr.DataArray:
 CLAIMS = tuple(
     Claim(
         name=f"{task}_settings",
-        says=f"Epochs, weight decay, learning rate, batch size and number of parameters {says} are the paper's.",
+        says="Epochs, weight decay, learning rate, batch size and number of parameters "
+        f"of {TASKS[task]} are the paper's.",
         source="App. A, Table 1; App. F for the numbers of parameters",
         statistic="largest relative difference of a setting",
         values=partial(_difference, task=task),
@@ -69,7 +69,7 @@ CLAIMS = tuple(
         threshold=1e-9,
         paper="0",
     )
-    for task, says in _SAYS.items()
+    for task in PAPER
 )
 
 STUDY = Study(

@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lit_grok.figures.geometry import directions
-from studies.claims import Claim, Results
+from studies.claims import TASKS, Claim, Results
 from studies.grokking_vs_learning.sweeps import GROKS, ISING, ISING_STEADY, MOD_ADD, MOD_ADD_STEADY
 from studies.readings import between, grid, grokked, learned, time_mean
 from studies.study import Study, chosen
@@ -110,7 +110,7 @@ CLAIMS = (
     *(
         Claim(
             name=f"{sweep}_uncorrelated_late",
-            says=f"Late in the training consecutive steps of {task} are uncorrelated.",
+            says=f"Late in the training consecutive steps of {TASKS[sweep]} are uncorrelated.",
             source="Sec. 6.3, Fig. 8",
             statistic=f"|mean cosine| of consecutive steps over the last tenth of the steps, init_scale 10{_UNDER}",
             values=partial(_late, sweep=sweep, scale=GROKS),
@@ -118,7 +118,7 @@ CLAIMS = (
             threshold=0.2,
             paper="0",
         )
-        for sweep, task in (("ising", "the Ising task"), ("mod_add", "modular addition"))
+        for sweep in ("ising", "mod_add")
     ),
 )
 

@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lit_grok.figures.geometry import spectra
-from studies.claims import Claim, Results
+from studies.claims import TASKS, Claim, Results
 from studies.grokking_vs_learning.sweeps import GROKS, ISING, MOD_ADD
 from studies.readings import grid, learned
 from studies.study import Study, chosen
@@ -34,14 +34,14 @@ def _stiff_share(results: Results, sweep: str) -> xr.DataArray:
 CLAIMS = tuple(
     Claim(
         name=f"{sweep}_sloppy",
-        says=f"Most parameters of the trained network are sloppy in {task}.",
+        says=f"Most parameters of the trained network are sloppy in {TASKS[sweep]}.",
         source="App. F, Fig. 20",
         statistic="share of the parameters with F ≥ 0.1 under the regression's Fisher information, init_scale 10",
         values=partial(_stiff_share, sweep=sweep),
         side="<",
         threshold=0.5,
     )
-    for sweep, task in (("ising", "the Ising task"), ("mod_add", "modular addition"))
+    for sweep in ("ising", "mod_add")
 )
 
 STUDY = Study(

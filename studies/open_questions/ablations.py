@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from lit_grok.figures.common import title
 from lit_grok.figures.geometry import directions
-from studies.claims import Claim, Results
+from studies.claims import TASKS, Claim, Results
 from studies.grokking_vs_learning.path import CONSECUTIVE, ORIGIN, VARIANT, on_plateau
 from studies.grokking_vs_learning.sweeps import GROKS
 from studies.open_questions.sweeps import ABLATED, ABLATIONS
@@ -17,7 +17,6 @@ from studies.readings import end, grokked, is_status
 from studies.study import Study, chosen
 
 _ENERGY = {"layer": "fc1", "observable": "energy"}
-_TASKS = {"ising": "the Ising task", "mod_add": "modular addition"}
 #: Of each task the feature that the paper finds, and how much of it there is at least.
 _FEATURES: dict[str, tuple[str, dict[str, Any], float, str]] = {
     "ising": ("features/median_correlation", _ENERGY, 0.9, "median |r| of fc1 with the energy"),
@@ -31,7 +30,7 @@ def draw(results: Results) -> Mapping[str, Figure]:
     for (task, name), sweep in ABLATIONS.items():
         if sweep.name in results:
             figure = directions(chosen(results[sweep.name], (1.0, GROKS)), "fim_trajectory", VARIANT)
-            title(figure, f"{_TASKS[task]}, {ABLATED[task][name][0]}")
+            title(figure, f"{TASKS[task]}, {ABLATED[task][name][0]}")
             figures[f"ablation_{task}_{name}"] = figure
     return figures
 
@@ -53,7 +52,7 @@ def _claims(task: str, name: str) -> list[Claim]:
     return [
         Claim(
             name=f"{task}_{name}_groks",
-            says=f"{_TASKS[task][0].upper()}{_TASKS[task][1:]} groks {how}.",
+            says=f"{TASKS[task][0].upper()}{TASKS[task][1:]} groks {how}.",
             source="ours, on Sec. 7",
             statistic=f"whether it groks at init_scale {GROKS:g}",
             values=partial(_groks, key=key),
@@ -64,7 +63,7 @@ def _claims(task: str, name: str) -> list[Claim]:
         ),
         Claim(
             name=f"{task}_{name}_straight",
-            says=f"Where {_TASKS[task]} groks {how}, it does so on a straight line.",
+            says=f"Where {TASKS[task]} groks {how}, it does so on a straight line.",
             source="ours, on Sec. 6.3",
             statistic=f"mean cosine of consecutive steps from t_train to t_test, {where}",
             values=lambda results: on_plateau(results[sweep], CONSECUTIVE),
@@ -73,7 +72,7 @@ def _claims(task: str, name: str) -> list[Claim]:
         ),
         Claim(
             name=f"{task}_{name}_to_origin",
-            says=f"Where {_TASKS[task]} groks {how}, that line leads to the origin.",
+            says=f"Where {TASKS[task]} groks {how}, that line leads to the origin.",
             source="ours, on Sec. 6.3",
             statistic=f"mean cosine with the way to the origin from t_train to t_test, {where}",
             values=lambda results: on_plateau(results[sweep], ORIGIN),
@@ -82,7 +81,7 @@ def _claims(task: str, name: str) -> list[Claim]:
         ),
         Claim(
             name=f"{task}_{name}_feature",
-            says=f"Where {_TASKS[task]} groks {how}, it has learned the same feature.",
+            says=f"Where {TASKS[task]} groks {how}, it has learned the same feature.",
             source="ours, on Sec. 4",
             statistic=f"{feature}, init_scale {GROKS:g}",
             values=partial(_feature, key=key),
