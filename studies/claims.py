@@ -24,8 +24,9 @@ TASKS = {
 }
 
 _CONFIDENCE = 0.95
-#: Seeds; of fewer nothing is decided. Four of four would exceed one half in 1 of 16 cases by chance, five in 1 of 32.
-_FEWEST = {"mean": 3, "share": 5}
+#: Seeds, of fewer of which nothing is decided. Four of four would exceed one half in 1 of 16 cases by chance, five in
+#: 1 of 32.
+FEWEST = {"mean": 3, "share": 5}
 
 
 class NotTrained(KeyError):
@@ -151,7 +152,7 @@ def weigh(claim: Claim, by_seed: Mapping[int, float]) -> Judgement:
     if not values:
         return Judgement("too few seeds", {}, math.nan, math.nan, math.nan)
     low, high = student_interval(values) if claim.kind == "mean" else wilson_interval(values)
-    verdict = decide(low, high, claim.side, claim.threshold) if len(values) >= _FEWEST[claim.kind] else "too few seeds"
+    verdict = decide(low, high, claim.side, claim.threshold) if len(values) >= FEWEST[claim.kind] else "too few seeds"
     return Judgement(verdict, by_seed, float(np.mean(values)), low, high)
 
 

@@ -10,6 +10,7 @@ import studies
 from lit_grok.figures.common import save
 from lit_grok.files import ReadError, write
 from lit_grok.report import html_page, picture
+from studies.claims import FEWEST
 from studies.study import RESULTS, Study, read_summary, results_of
 
 PAGE = "index.html"
@@ -75,10 +76,10 @@ def heading(study: Study) -> str:
 
 EXPLANATION = (
     "Each claim is a statistic with one value per seed, and a side that it is said to lie on. Brackets hold the 95 % "
-    "interval over seeds: Student's for means, Wilson's for shares of seeds. Reproduced: it lies on that side. Not "
-    "reproduced: it lies on the other. Undecided: it holds the threshold. Too few seeds: fewer than three, or "
-    "than five where the statistic is yes or no; more of them are trained by what stands below each heading with, say, "
-    "--seeds 5. n counts the seeds that have a value: where a claim is about grokking, those that grokked."
+    "interval over three seeds or more: Student's for means, Wilson's for shares of seeds. Reproduced: it lies on "
+    "that side. Not reproduced: it lies on the other. Undecided: it holds the threshold. Too few seeds: fewer than "
+    "three, or than five where the statistic is yes or no; more of them are trained by what stands below each heading "
+    "with, say, --seeds 5. n counts the seeds that have a value: where a claim is about grokking, those that grokked."
 )
 
 
@@ -100,16 +101,18 @@ def cells(claim: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def found(claim: Mapping[str, Any]) -> str:
-    """Estimate and interval of a claim of a summary.
+    """Estimate and interval of a claim of a summary; of fewer seeds than say anything the estimate alone.
 
     Example:
-        >>> found({"estimate": 0.4251, "low": 0.41, "high": 0.44}), found({"estimate": None})
+        >>> found({"n": 5, "estimate": 0.4251, "low": 0.41, "high": 0.44}), found({"n": 0, "estimate": None})
         ('0.425 [0.41, 0.44]', '–')
+        >>> found({"n": 2, "estimate": 0.352, "low": -0.153, "high": 0.857})
+        '0.352'
     """
     if claim["estimate"] is None:
         return "–"
-    ends = ["–" if claim[name] is None else f"{claim[name]:.3g}" for name in ("low", "high")]
-    return f"{claim['estimate']:.3g} [{', '.join(ends)}]"
+    interval = f" [{claim['low']:.3g}, {claim['high']:.3g}]" if claim["n"] >= FEWEST["mean"] else ""
+    return f"{claim['estimate']:.3g}{interval}"
 
 
 def _commands(summary: Mapping[str, Any]) -> str:

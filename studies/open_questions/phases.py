@@ -120,19 +120,19 @@ CLAIMS = (
             name=f"{task}_only_{name}",
             says=f"There is a weight decay at which {TASKS[task]} is learned {how}, from whatever scale.",
             source="ours, on Sec. 7",
-            statistic=f"share of {other}, at the weight decay at which it is least of those at which half learn",
+            statistic=f"of the init_scales that {of}; least over the weight decays at which half of all learn",
             values=partial(_least_share, task=task, statuses=statuses),
             side="<",
             threshold=0.05,
             main=True,
         )
         for task in _MAPS
-        for name, how, other, statuses in (
-            ("groks", "by grokking only", "steady learning in what learns", ("steady",)),
+        for name, how, of, statuses in (
+            ("groks", "by grokking only", "learn, the share that does so steadily", ("steady",)),
             (
                 "learns",
                 "without a plateau only",
-                "what groks, or memorises alone, in that and what learns",
+                "memorise or learn, the share that does not learn steadily",
                 ("grokked", "memorised"),
             ),
         )
