@@ -19,6 +19,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args
 
@@ -39,6 +40,19 @@ log = logging.getLogger("lit_grok")
 
 CONFIG, RESULTS, WEIGHTS, SUMMARY = "config.yaml", "results.nc", "weights.safetensors", "summary.json"
 CHECKPOINT, PREVIOUS_CHECKPOINT = "checkpoints/last.ckpt", "checkpoints/previous.ckpt"
+
+#: What a run is written to and watched by, and how fast: no difference between what two runs find.
+_ELSEWHERE = (
+    "run_dir",
+    "resume",
+    "dry_run",
+    "threads",
+    "replicas_at_once",
+    "accelerator",
+    "checkpoint_every",
+    "logger",
+)
+_FOLLOWS = (("trainer", "default_root_dir"), ("trainer", "accelerator"), ("callbacks", "checkpoint"))
 
 
 def write_results(run_dir: str | Path, tree: xr.DataTree, stacked: Mapping[str, Tensor]) -> None:
@@ -112,7 +126,8 @@ def open_runs(pattern: str | Path | Sequence[str | Path], *branches: str) -> xr.
     """The runs whose directories match a pattern, as one tree along ``replica``.
 
     Whatever else differs between their configurations (``batch_size``, ``datamodule.shuffle``, …) becomes a
-    coordinate to select by. Curves measured at different epochs are aligned, NaN where there is no value.
+    coordinate to select by, but for what makes no difference to what they find (`essence`). Curves measured at
+    different epochs are aligned, NaN where there is no value.
 
     Args:
         pattern: A glob pattern such as ``runs/mod_add/*``, or the directories themselves.
@@ -133,7 +148,7 @@ def open_runs(pattern: str | Path | Sequence[str | Path], *branches: str) -> xr.
     directories = [Path(path) for path in matching if (Path(path) / RESULTS).exists()]
     if not directories:
         raise FileNotFoundError(f"{pattern}: no run directory matches (one that holds {RESULTS})")
-    configs = [_flatten(read_config(directory)) for directory in directories]
+    configs = [_flatten(essence(read_config(directory))) for directory in directories]
     varying = _varying(configs)
     trees: list[xr.DataTree] = []
     there: set[str] = set()
@@ -199,12 +214,7 @@ def _alike(parts: Sequence[xr.Dataset], ends: Sequence[int]) -> list[xr.Dataset]
 
 def _varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys in which configurations differ, but for those that say of a replica what it is."""
-    skipped = {
-        *REPLICA_KEYS,
-        "run_dir",
-        "trainer.default_root_dir",
-        *(key for config in configs for key in config if key.startswith("seeds.")),
-    }
+    skipped = {*REPLICA_KEYS, *(key for config in configs for key in config if key.startswith("seeds."))}
     keys = sorted(
         {key for config in configs for key in config} - skipped, key=lambda key: (key != "task", "." in key, key)
     )
@@ -322,6 +332,21 @@ def read_config(run_dir: str | Path) -> dict[str, Any]:
         if not isinstance(config, Mapping):
             raise ValueError("it is no mapping of keys to values")
         return dict(config)
+
+
+def essence(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a difference to what a run finds, of its resolved configuration.
+
+    Example:
+        >>> both = {"epochs": 5, "trainer": {"accelerator": "cpu", "precision": 32}, "callbacks": {"checkpoint": {}}}
+        >>> essence(both | {"run_dir": "here", "threads": 8})
+        {'epochs': 5, 'trainer': {'precision': 32}, 'callbacks': {}}
+    """
+    found = {key: deepcopy(value) for key, value in config.items() if key not in _ELSEWHERE}
+    for group, name in _FOLLOWS:
+        if isinstance(there := found.get(group), dict):  # a damaged file may hold anything
+            there.pop(name, None)
+    return found
 
 
 class _Dumper(yaml.SafeDumper):

@@ -16,7 +16,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,19 +34,6 @@ INTERRUPTED = 130
 #: What to do where some jobs are not done, and the command has said run_dir.
 AGAIN = "the same command skips what is complete and goes on with what was stopped"
 
-#: What a run is written to and watched by, and how fast: no difference between what two runs find.
-_ELSEWHERE = (
-    "run_dir",
-    "resume",
-    "dry_run",
-    "threads",
-    "replicas_at_once",
-    "accelerator",
-    "checkpoint_every",
-    "logger",
-)
-_FOLLOWS = (("trainer", "default_root_dir"), ("trainer", "accelerator"), ("callbacks", "checkpoint"))
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -62,20 +48,6 @@ class Outcome:
     status: Literal["done", "skipped", "stopped", "failed"]
     reason: str = ""
     run_dir: str = ""
-
-
-def essence(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a difference to what a run finds, of its resolved configuration.
-
-    Example:
-        >>> both = {"epochs": 5, "trainer": {"accelerator": "cpu", "precision": 32}, "callbacks": {"checkpoint": {}}}
-        >>> essence(both | {"run_dir": "here", "threads": 8})
-        {'epochs': 5, 'trainer': {'precision': 32}, 'callbacks': {}}
-    """
-    found = {key: deepcopy(value) for key, value in config.items() if key not in _ELSEWHERE}
-    for group, name in _FOLLOWS:
-        found[group].pop(name, None)
-    return found
 
 
 def job(config: DictConfig, train: Callable[[dict[str, Any]], int]) -> Outcome | None:
@@ -169,7 +141,7 @@ def _claim(config: Mapping[str, Any], locks: ExitStack) -> Path:
 
 def _holds(path: Path, config: Mapping[str, Any]) -> bool | None:
     """Whether a directory is that of a run with this configuration; None where it is empty or not there."""
-    from lit_grok.results import read_config
+    from lit_grok.results import essence, read_config
 
     try:
         found, asked = (json.dumps(essence(each), sort_keys=True) for each in (read_config(path), config))

@@ -26,8 +26,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from lit_grok.results import CONFIG, finished, has_checkpoint, read_config
-from lit_grok.sweeps import essence
+from lit_grok.results import CONFIG, essence, finished, has_checkpoint, read_config
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 CONFIG_DIR = TRAIN.parent / "configs"

@@ -276,6 +276,13 @@ def test_what_differs_between_the_configurations_is_a_coordinate(tmp_path):
     assert last.dims == ("seed", "epoch")
 
 
+def test_how_a_run_was_watched_is_no_coordinate(tmp_path):
+    for seed, threads in enumerate((1, 2)):
+        config = {"threads": threads, "logger": {"mode": str(seed)}, "trainer": {"accelerator": f"cpu{seed}"}}
+        write_run(tmp_path / str(seed), [replica(1.0, seed)], config=config)
+    assert set(lit_grok.open_runs(tmp_path / "*").replica.indexes["replica"].names) == {"init_scale", "seed"}
+
+
 def test_runs_of_different_tasks(tmp_path):
     write_run(tmp_path / "a", [replica()], config={"task": "ising", "side": 8})
     write_run(tmp_path / "b", [replica()], config={"task": "mod_add", "P": 7})

@@ -10,7 +10,8 @@ from filelock import FileLock
 
 import lit_grok
 from lit_grok import cli, slurm
-from lit_grok.sweeps import Outcome, essence
+from lit_grok.results import essence
+from lit_grok.sweeps import Outcome
 
 
 def records(run):
