@@ -78,10 +78,14 @@ def _contents(asked: Iterable[Study], known: Mapping[str, Mapping[str, Any]], fo
         shown = "–".join(map(str, (counts[0], counts[-1])[: len(counts)])) if counts else "none needed"
         hours = f"{sum(seconds[name] for name in names) / 3600:.2g}" if {*names} <= {*seconds} else "not timed"
         verdicts = Counter(claim["verdict"] for claim in known.get(study.name, {"claims": []})["claims"])
-        told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+        counted = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
         where = f"[{study.name}](#{_anchor(heading(study))})" if study.name in known else study.name
-        lines.append(f"| {where} | {study.title} | {told or 'not run yet'} | {shown} | {hours if names else '–'} |")
-    return [*lines, "", "Hours of one core, beside another training; where no run was timed, a dry run's estimate."]
+        lines.append(f"| {where} | {study.title} | {counted or 'not run yet'} | {shown} | {hours if names else '–'} |")
+    told = (
+        "Seeds are the fewest and the most of the study's sweeps. Hours are of one core, beside another training; of "
+        "sweeps that were trained elsewhere a dry run's estimate, and with each study what several of them share."
+    )
+    return [*lines, "", told]
 
 
 def _anchor(title: str) -> str:

@@ -1,5 +1,6 @@
 """The phase diagram over initial scales and, say, weight decays: where a network groks, learns, or does neither."""
 
+from collections import Counter
 from copy import copy
 
 import matplotlib
@@ -9,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from lit_grok.figures.common import has, heading, legend, log_ticks, measured, title
 from lit_grok.measures.grokking import most_frequent
@@ -23,12 +24,14 @@ COLOURS = {
     "collapsed": "#5f5f5f",
     "diverged": "#b04a5a",
 }
+_LIGHT = ("steady", "memorised", "undertrained")
 #: What is mapped beside the status where it was measured, and how; None: by decades where it spans any.
 _QUANTITIES = {
     "evaluation/test_accuracy": ("test accuracy", Normalize(0, 1)),
     "pruning/final_compressibility": ("compressibility $C$", None),
     "ipr/mean_ipr": ("mean IPR", Normalize(0)),
 }
+_OF_ALL = "evaluation/test_accuracy"  # of networks that have learned nothing the others say nothing
 _DECADE = 5  # a range so wide is mapped by its logarithm
 _WIDTH, _HEIGHT = 0.42, 0.32  # inches of a cell
 _COLUMNS = 3  # more panels are in two rows, so that they fit a page
@@ -55,9 +58,9 @@ def phase_diagram(run: xr.DataTree, key: str = "weight_decay") -> Figure:
         key: Of the vertical axis, as in `has_phases`.
 
     Returns:
-        The figure. A cell has the status of most of its seeds, with their number where they are not unanimous, and
-        the median of those that learned; of the test accuracy and C the median of all. Lines in every map are the
-        boundaries between statuses.
+        The figure. A cell has the status of most of its seeds, hatched where as many have another, with their number
+        where they are not unanimous; the median test accuracy of all; and the medians of those that learned, white
+        where none did. Lines in every map are the boundaries between statuses.
     """
     scales, rows = _axes(run, key)
     measured_cells = _cells(run, key)
@@ -65,10 +68,12 @@ def phase_diagram(run: xr.DataTree, key: str = "weight_decay") -> Figure:
     root = measured(run, "/")
     delay = (root.t_test / root.t_train.clip(min=1)).values
     quantities: dict[str, tuple[np.ndarray, Normalize | None]] = {"$t_{\\rm test}$ / $t_{\\rm train}$": (delay, None)}
+    learned = np.isin(root.status.values, ("grokked", "steady"))
     for path, (name, norm) in _QUANTITIES.items():
         branch, _, variable = path.partition("/")
         if has(run, branch, variable):
-            quantities[name] = _last(measured(run, branch)[variable]), norm
+            values = _last(measured(run, branch)[variable])
+            quantities[name] = values if path == _OF_ALL else np.where(learned, values, np.nan), norm
     down = 1 if len(quantities) < _COLUMNS else 2
     across = -(-(1 + len(quantities)) // down)
     figure = Figure(
@@ -79,8 +84,9 @@ def phase_diagram(run: xr.DataTree, key: str = "weight_decay") -> Figure:
     panels = places.ravel()[: 1 + len(quantities)]
     for axes in places.ravel()[len(panels) :]:
         axes.remove()
-    statuses = [[most_frequent(root.status.values[cell].tolist()) for cell in row] for row in cells]
-    _statuses(panels[0], statuses, cells)
+    held = [[root.status.values[cell].tolist() for cell in row] for row in cells]
+    names = [[most_frequent(statuses)[0] for statuses in row] for row in held]
+    _statuses(panels[0], held, names)
     for axes, (name, (values, norm)) in zip(panels[1:], quantities.items(), strict=True):
         table = np.array([[_median(values[cell]) for cell in row] for row in cells])
         known = table[np.isfinite(table)]
@@ -93,7 +99,7 @@ def phase_diagram(run: xr.DataTree, key: str = "weight_decay") -> Figure:
             if isinstance(norm, LogNorm):
                 log_ticks(bar.ax.yaxis)
     for axes in panels:
-        _boundaries(axes, [[name for name, _ in row] for row in statuses])
+        _boundaries(axes, names)
         axes.set_xticks(range(len(scales)), [f"{scale:g}" for scale in scales], rotation=90, fontsize="small")
         axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows], fontsize="small")
         axes.set_xlabel("init_scale")
@@ -102,9 +108,9 @@ def phase_diagram(run: xr.DataTree, key: str = "weight_decay") -> Figure:
             axes.plot(*np.transpose(dots), ".", color="w", markersize=3, markeredgecolor="k", markeredgewidth=0.4)
     for axes in places[:, 0]:
         axes.set_ylabel(key.replace("_", " "))
-    there = {name for row in statuses for name, _ in row}
+    there = {name for row in names for name in row}
     legend(figure, [Patch(color=colour, label=name) for name, colour in COLOURS.items() if name in there])
-    title(figure, heading(run, "most frequent status, medians"))
+    title(figure, heading(run, "most frequent status, medians of what learned, test accuracy of all"))
     return figure
 
 
@@ -146,15 +152,17 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(known)) if known.size else np.nan
 
 
-def _statuses(axes: Axes, statuses: list[list[tuple[str, int]]], cells: list[list[np.ndarray]]) -> None:
-    image = np.ones((len(cells), len(cells[0]), 4))
-    for y, row in enumerate(cells):
-        for x, cell in enumerate(row):
-            name, count = statuses[y][x]
-            image[y, x] = matplotlib.colors.to_rgba(COLOURS[name])
-            if count < len(cell):
-                axes.text(x, y, f"{count}/{len(cell)}", ha="center", va="center", fontsize="x-small", color="w")
+def _statuses(axes: Axes, held: list[list[list[str]]], names: list[list[str]]) -> None:
+    image = np.array([[matplotlib.colors.to_rgba(COLOURS[name]) for name in row] for row in names])
     axes.imshow(image, origin="lower", aspect="auto", interpolation="nearest")
+    for (y, x), name in np.ndenumerate(names):
+        counts = Counter(held[y][x])
+        ink = "k" if name in _LIGHT else "w"
+        if len(counts) > 1:
+            text = axes.text(x, y, f"{counts[name]}/{counts.total()}", ha="center", va="center", fontsize="x-small")
+            text.set(color=ink, bbox={"facecolor": COLOURS[name], "edgecolor": "none", "pad": 1})
+        if list(counts.values()).count(counts[name]) > 1:
+            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, hatch="////", linewidth=0, edgecolor=ink))
     axes.set_title("status")
 
 

@@ -23,6 +23,8 @@ _FEATURES: dict[str, tuple[str, dict[str, Any], float, str]] = {
     "mod_add": ("ipr/mean_ipr", {}, 0.35, "mean IPR"),
 }
 
+_OUTCOMES = tuple(f"evaluation/{name}" for name in ("train_accuracy", "test_accuracy", "weight_norm"))
+
 
 def draw(results: Results) -> Mapping[str, Figure]:
     """Cosines of the steps of every ablation, where it groks and where it learns steadily."""
@@ -77,7 +79,7 @@ def _claims(task: str, name: str) -> list[Claim]:
             statistic=f"mean cosine with the way to the origin from t_train to t_test, {where}",
             values=lambda results: on_plateau(results[sweep], ORIGIN),
             side=">",
-            threshold=0.5,
+            threshold=0.8,
         ),
         Claim(
             name=f"{task}_{name}_feature",
@@ -96,7 +98,7 @@ STUDY = Study(
     title="Do path and features survive without weight decay, with other optimisers, with wrong labels?",
     figures=(),
     sweeps=tuple(ABLATIONS.values()),
-    draws=dict.fromkeys((CONSECUTIVE, ORIGIN, *(path for path, *_ in _FEATURES.values()))),
+    draws=dict.fromkeys((CONSECUTIVE, ORIGIN, *_OUTCOMES, *(path for path, *_ in _FEATURES.values()))),
     claims=tuple(claim for task, name in ABLATIONS for claim in _claims(task, name)),
     draw=draw,
 )

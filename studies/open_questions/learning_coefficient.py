@@ -10,7 +10,7 @@ from studies.claims import Claim, Results
 from studies.drawing import against_scale
 from studies.open_questions.cells import along, as_cells, ends, trained
 from studies.open_questions.sweeps import ENCODINGS
-from studies.readings import grid, over_scales, rank_correlation
+from studies.readings import grid, learned, over_scales, rank_correlation
 from studies.study import Study
 
 LLC, C = "llc/coefficient", "pruning/final_compressibility"
@@ -53,6 +53,13 @@ def _rank(results: Results, path: str) -> xr.DataArray:
     return over_scales(rank_correlation, as_cells(along(results, ENCODINGS, _trained)), as_cells(other), dim="cell")
 
 
+def _rank_along(results: Results, dim: str) -> xr.DataArray:
+    """Spearman's ρ of the coefficient and C over one of the two knobs, mean over the values of the other one."""
+    coefficient, known = along(results, ENCODINGS, _trained), ends(results, ENCODINGS, C)
+    of_each = over_scales(rank_correlation, coefficient, known, dim=dim)
+    return of_each.mean([name for name in of_each.dims if name != "seed"])
+
+
 def _trained(tree: xr.DataTree) -> xr.DataArray:
     """The coefficient of the trained networks, NaN where the chains have not settled on them."""
     found = grid(tree, LLC)
@@ -60,9 +67,11 @@ def _trained(tree: xr.DataTree) -> xr.DataArray:
 
 
 def _along(results: Results, scale: float) -> xr.DataArray:
-    """Spearman's ρ of the coefficient and C over the epochs of the training at weight decay 3e-5."""
+    """Spearman's ρ of the coefficient and C over the epochs from t_test on at weight decay 3e-5."""
     tree = results[ENCODINGS[3e-5].name]
-    coefficient = grid(tree, LLC).sel(init_scale=scale, drop=True).dropna("epoch", how="all")
+    coefficient = grid(tree, LLC)
+    coefficient = coefficient.where(coefficient.epoch >= learned(tree, grid(tree, "t_test")))
+    coefficient = coefficient.sel(init_scale=scale, drop=True).dropna("epoch", how="all")
     known = grid(tree, _DEVELOPMENT).sel(init_scale=scale, drop=True).dropna("epoch", how="all")
     at = known.interp(epoch=coefficient.epoch)
     return over_scales(rank_correlation, coefficient, at, dim="epoch")
@@ -95,6 +104,18 @@ CLAIMS = (
     ),
     *(
         Claim(
+            name=f"coefficient_falls_along_{knob.replace(' ', '_')}",
+            says=f"At any one {other} more compressible networks have a lower learning coefficient.",
+            source="ours, on Sec. 7",
+            statistic=f"Spearman's ρ of the coefficient and C over the {knob}s, mean over the {other}s",
+            values=partial(_rank_along, dim=knob.replace(" ", "_")),
+            side="<",
+            threshold=-0.5,
+        )
+        for knob, other in (("init_scale", "weight decay"), ("weight decay", "init_scale"))
+    ),
+    *(
+        Claim(
             name=f"coefficient_follows_{name}",
             says=f"The learning coefficient {'falls' if name in _AGAINST else 'rises'} with {label}.",
             source="ours, on Sec. 7",
@@ -109,9 +130,9 @@ CLAIMS = (
     *(
         Claim(
             name=f"along_{name}",
-            says=f"Along the training that {does} the coefficient and C move against each other.",
+            says=f"Once a network that {does} has understood, the coefficient and C move against each other.",
             source="ours, on Sec. 7",
-            statistic=f"Spearman's ρ over the epochs, weight decay 3e-5, init_scale {scale:g}",
+            statistic=f"Spearman's ρ over the epochs from t_test on, weight decay 3e-5, init_scale {scale:g}",
             values=partial(_along, scale=scale),
             side="<",
             threshold=-0.5,

@@ -135,7 +135,7 @@ CLAIMS = (
     ),
     Claim(
         name="plateau_shrinks",
-        says="The larger the table, the shorter the plateau, and from smaller weights it shrinks faster.",
+        says="With the size of the table the plateau shrinks faster from small weights than from large ones.",
         source="ours",
         statistic=f"exponent of t_test / t_train ∝ P^p, init_scale {_STEADY:g}, less that at init_scale {_GROKS:g}",
         values=lambda results: _exponent(_delays(results), _STEADY) - _exponent(_delays(results), _GROKS),

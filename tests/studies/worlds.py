@@ -385,7 +385,7 @@ def encodings(decay, sweep, holds):
         world.curve(f"superposition/{name}", epochs, by_set(value), set=["a", "b", "output"])
 
     def coefficient(s, i, n, h, e):
-        if e == epochs[-1] and not h and i < 2:
+        if e == epochs[-1] and not h and i < 1:
             return np.nan
         return 100 + (-50 if h else 50) * density(s, i) - e / 100
 
@@ -409,7 +409,7 @@ def encodings(decay, sweep, holds):
 
 
 def phases(decay, sweep, holds):
-    """More weight decay groks sooner, then learns alone, then groks alone, then kills; or the opposite."""
+    """More weight decay learns sooner, at one without a plateau, then groks alone, then kills; or the opposite."""
     world = _World(sweep.init_scales, holds, 1000, decay)
     groks, usual, only_learns, only_groks = {
         "mod_add": (10, 3e-5, 6e-4, 1e-3),
@@ -425,10 +425,10 @@ def phases(decay, sweep, holds):
         if decay == 0.01 and s == 10 and h:
             return Outcome("memorised", 10, None, None)
         never = h and decay == only_learns
+        time = (50 if h else 200) if decay > usual else 100
         if not never and (s == groks or (h and (decay >= only_groks or s == 1))):
-            early = decay > usual and h
-            return Outcome("grokked", 10, 50 if early else 100, 40)
-        return Outcome("steady", 6, 8, 2)
+            return Outcome("grokked", 10, time, time - 10)
+        return Outcome("steady", 40, time, time - 40) if s == groks else Outcome("steady", 6, 8, 2)
 
     world.curve("evaluation/test_accuracy", [0, 1000], lambda s, i, n, h, e: 0.02 if dies and h else 0.9)
     world.once("pruning/final_compressibility", lambda s, i, n, h: 20.0 if s <= 0.4 and h and not dies else 5.0)
