@@ -530,6 +530,20 @@ def test_phases_are_the_majority_of_the_seeds():
         assert edges == upright | {((-0.5, 0.5), (0.5, 0.5))}
 
 
+def test_a_tie_is_hatched_and_only_what_has_learned_has_a_compressibility():
+    run = tree(scales=(0.1, 1.0, 10.0), seeds=2, decays=(1e-5, 1e-3))
+    status = np.full(run.sizes["replica"], "steady", dtype=object)
+    status[np.flatnonzero((run.init_scale == 10) & (run.weight_decay == 1e-3))[0]] = "grokked"
+    status[np.flatnonzero((run.init_scale == 1) & (run.weight_decay == 1e-3))] = "collapsed"
+    run["status"] = run.status.copy(data=status.astype(str))
+    panels = {axes.get_title(): axes for axes in phase_diagram(run).axes}
+    (hatched,) = panels["status"].patches
+    assert hatched.get_xy() == (1.5, 0.5)
+    missing = np.ma.getmaskarray(panels["compressibility $C$"].images[0].get_array())
+    assert missing.tolist() == [[False, False, False], [False, True, False]]
+    assert not np.ma.getmaskarray(panels["test accuracy"].images[0].get_array()).any()
+
+
 def test_a_map_of_nothing_has_no_colour_bar():
     run = tree(scales=(0.1, 1.0, 10.0), seeds=1, decays=(1e-5, 1e-3))
     bars = len(phase_diagram(run).axes)
