@@ -16,15 +16,22 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from lit_grok.choices import CONFIG_DIR
+from lit_grok.cli import usage_errors
 from lit_grok.figures.common import save
 from lit_grok.figures.phases import phase_diagram
 from lit_grok.files import ReadError, WriteError
 from lit_grok.measures.grokking import most_frequent
-from lit_grok.results import open_runs
+from lit_grok.report import differences
+from lit_grok.results import essence, open_runs, read_config
+from lit_grok.schema import spelled
 
 Cell = tuple[float, float]
 
@@ -117,12 +124,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = open_runs(given.runs)
         folder = Path(os.path.commonpath([Path(path).absolute().parent for path in run.run_dir.values.tolist()]))
         _refuse_strangers(run, given.overrides)
+        _refuse_another_setting(read_config(run.run_dir.values[0]), given.overrides)
         picture = save(phase_diagram(run), folder, "phases")
         lines = list(commands(run, given.overrides, folder, given.resolution))
     except (FileNotFoundError, ReadError, ValueError, WriteError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
-    sys.stderr.write(f"{picture}: {len(majority(run))} cells, {len(lines) or 'no'} commands for those between\n")
+    what = f"{len(lines)} commands for those between" if lines else "neighbours are alike, or close: nothing to train"
+    sys.stderr.write(f"{picture}: {len(majority(run))} cells, {what}\n")
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 0
 
@@ -130,10 +139,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _refuse_strangers(run: xr.DataTree, overrides: Sequence[str]) -> None:
     """Refuse runs that differ in something else, and overrides that the commands say themselves."""
     if own := [word for word in overrides if word.partition("=")[0] in _KEYS]:
-        raise ValueError(f"{own[0]}: the commands say themselves which cells they train, with which seeds, and where")
+        where = "the commands say themselves which cells they train, with which seeds, and where"
+        raise ValueError(f"{own[0]}: {where}; leave it out")
     known = {"replica", *_KEYS, *(f"seed_{name}" for name in ("init", "data", "order"))}
     if others := sorted(str(name) for name in set(run.to_dataset().coords) - known):
         raise ValueError(f"these runs differ in {', '.join(others)} as well: a diagram is of one setting")
+
+
+def _refuse_another_setting(config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse overrides that make another configuration than that of the runs, and such that make none."""
+    with usage_errors(), initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        asked = OmegaConf.to_container(compose("train", [*overrides, "run_dir=runs"]), resolve=True)
+    differ = {
+        key: pair
+        for key, pair in differences(essence(config), essence(dict(asked))).items()  # type: ignore[arg-type]
+        if key.partition(".")[0] not in (*_KEYS, "seeds") and ... not in pair  # a key that came later, or went
+    }
+    if differ:
+        have = ", ".join(f"{key}={spelled(there)} (not {spelled(here)})" for key, (there, here) in differ.items())
+        say = " ".join(f"{key}={spelled(there)}" for key, (there, _) in differ.items())
+        raise ValueError(f"these runs have {have}: say {say}")
 
 
 if __name__ == "__main__":

@@ -162,7 +162,12 @@ def open_runs(pattern: str | Path | Sequence[str | Path], *branches: str) -> xr.
         trees.append(tree)
     if unknown := [branch for branch in branches if branch not in there]:
         raise KeyError(f"no run has a branch {', '.join(unknown)}; there are: {', '.join(sorted(there))}")
-    return index_replicas(join(trees), also=varying)
+    joined = index_replicas(join(trees), also=varying)
+    if (twice := joined.to_dataset().indexes["replica"].duplicated()).any():
+        log.warning(
+            "%s: %d replicas are there more than once, the same setting with the same seed", pattern, twice.sum()
+        )
+    return joined
 
 
 def read_results(run_dir: str | Path) -> xr.DataTree:

@@ -76,11 +76,11 @@ def heading(study: Study) -> str:
 
 EXPLANATION = (
     "Each claim is a statistic with one value per seed, and a side that it is said to lie on. Brackets hold the 95 % "
-    "interval over three seeds or more: Student's for means, Wilson's for shares of seeds. Reproduced: it lies on "
-    "that side. Not reproduced: it lies on the other. Undecided: it holds the threshold. Too few seeds: fewer than "
-    "three, or than five where the statistic is yes or no; more of them are trained by what stands below each heading "
-    "with, say, --seeds 5. n counts the seeds that have a value: where a claim is about grokking, those that grokked, "
-    "which may be none."
+    "interval over three seeds or more: Student's for means (which knows no bounds, such as 1 of a correlation), "
+    "Wilson's for shares of seeds. Reproduced: it lies on that side. Not reproduced: it lies on the other. Undecided: "
+    "it holds the threshold. Too few seeds: fewer than three, or than five where the statistic is yes or no; more of "
+    "them are trained by what stands below each heading with, say, --seeds 5. n counts the seeds that have a value: "
+    "where a claim is about grokking, those that grokked, which may be none."
 )
 
 

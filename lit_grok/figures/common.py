@@ -102,7 +102,9 @@ def heading(run: xr.DataTree, shown: str = "mean and range") -> str:
     """
     scales, decays = (np.unique(np.atleast_1d(run.coords[name].values)) for name in ("init_scale", "weight_decay"))
     seeds = np.atleast_1d(run.coords["seed"].values)
-    counts = sorted({len(group.replicas) for group in groups(run)})
+    kinds = [name for name in ("seed", "seed_init", "seed_data", "seed_order") if name in run.coords]
+    drawn = np.array([np.atleast_1d(run.coords[name].values) for name in kinds])
+    counts = sorted({np.unique(drawn[:, group.replicas], axis=1).shape[1] for group in groups(run)})
     parts = [str(run.attrs.get("title", run.attrs.get("task", "")))]
     parts += [f"init_scale {scales[0]:.15g}"] * (len(scales) == 1)
     parts += [f"weight decay {decays[0]:.15g}"] * (len(decays) == 1)

@@ -65,7 +65,7 @@ def pruning_curves(run: xr.DataTree, branch: str) -> Figure:
         bottom.set(xlabel="fraction pruned")
     log_axis(grid[1, 0])
     grid[0, 0].set_ylabel("test accuracy")
-    grid[1, 0].set_ylabel("test loss")
+    grid[1, 0].set_ylabel("cross-entropy")
     figure.align_ylabels(grid[:, 0])
     legend(figure, handles + dotted)
     return figure

@@ -241,6 +241,9 @@ def test_a_group_is_the_seeds_of_one_init_scale():
 
 def test_the_heading_says_what_all_have_in_common():
     assert heading(tree()) == "toy, P = 7, weight decay 3e-05, 2 seeds: mean and range"
+    run = tree()
+    twice = xr.DataTree(run.to_dataset().isel(replica=[0, 1, 2, 3, 0, 1, 2, 3]))  # the same two seeds again
+    assert heading(twice) == heading(run)
     assert heading(tree(scales=(10.0,), seeds=1)) == "toy, P = 7, init_scale 10, weight decay 3e-05, seed 0"
 
 

@@ -92,6 +92,7 @@ def test_printed_commands_train_the_next_level(grid, capfd, monkeypatch):
     [
         (["nothing/*"], "nothing/*: no run directory matches"),
         (["phases/*", "weight_decay=1"], "weight_decay=1: the commands say themselves which cells they train"),
+        (["phases/*", "seed=0:2"], "leave it out"),
     ],
 )
 def test_refusals(grid, capfd, arguments, said):
@@ -105,8 +106,20 @@ def test_runs_that_differ_in_something_else(grid, capfd):
     assert "these runs differ in batch_size as well" in capfd.readouterr().err
 
 
+def test_the_setting_is_that_of_the_runs(grid, capfd):
+    own = [*grid.MOD_ADD, *LONGER]
+    assert main(["phases/*", *(word for word in own if not word.startswith(("P=", "epochs=")))]) == 2
+    said = capfd.readouterr()
+    assert "these runs have P=11 (not 113), epochs=60 (not 1000): say P=11 epochs=60" in said.err
+    assert not said.out
+    with pytest.raises(SystemExit):
+        main(["phases/*", *own, "threds=3"])
+    assert "threds: no such key (did you mean threads?)" in capfd.readouterr().err
+    assert main(["phases/*", *own, "logger=csv", "threads=1"]) == 0
+
+
 def test_it_is_a_command(grid, capfd, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["refinement", "phases/*"])
+    monkeypatch.setattr(sys, "argv", ["refinement", "phases/*", *grid.MOD_ADD, *LONGER])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(Path(__file__).parents[2] / "lit_grok" / "refinement.py"), run_name="__main__")
     assert stop.value.code == 0

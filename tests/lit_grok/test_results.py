@@ -283,6 +283,15 @@ def test_how_a_run_was_watched_is_no_coordinate(tmp_path):
     assert set(lit_grok.open_runs(tmp_path / "*").replica.indexes["replica"].names) == {"init_scale", "seed"}
 
 
+def test_a_replica_that_is_there_twice_is_told(tmp_path, caplog):
+    for name, threads in (("a", 1), ("b", 2)):
+        write_run(tmp_path / name, [replica(1.0, 0), replica(1.0, 1)], config={"threads": threads})
+    assert lit_grok.open_runs(tmp_path / "a").sizes["replica"] == 2
+    assert not caplog.records
+    lit_grok.open_runs(tmp_path / "*")
+    assert "2 replicas are there more than once" in caplog.text
+
+
 def test_runs_of_different_tasks(tmp_path):
     write_run(tmp_path / "a", [replica()], config={"task": "ising", "side": 8})
     write_run(tmp_path / "b", [replica()], config={"task": "mod_add", "P": 7})
