@@ -20,11 +20,15 @@ def defaults(overrides: Sequence[str], besides: Sequence[str] = ()) -> DictConfi
     """The configuration that the chosen files of the configs' groups make, without any other value that is given."""
     folders = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()}
     groups = folders - {"hydra", "sweep", *besides}  # Hydra's own files, and those of `wandb sweep`
-    chosen = [o for o in overrides if re.split(r"[=@/]", o.lstrip("+~"))[0] in groups and "=" in o]
+    return composed([o for o in overrides if re.split(r"[=@/]", o.lstrip("+~"))[0] in groups and "=" in o])
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration of a command line, within a run of train.py as well as outside of one."""
     if GlobalHydra.instance().is_initialized():
-        return compose("train", overrides=chosen)
+        return compose("train", overrides=list(overrides))
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return compose("train", overrides=chosen)
+        return compose("train", overrides=list(overrides))
 
 
 def refuse_misfit(task: str, network: str) -> None:

@@ -20,10 +20,9 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from lit_grok.choices import CONFIG_DIR
+from lit_grok.choices import composed
 from lit_grok.cli import usage_errors
 from lit_grok.figures.common import save
 from lit_grok.figures.phases import phase_diagram
@@ -148,8 +147,8 @@ def _refuse_strangers(run: xr.DataTree, overrides: Sequence[str]) -> None:
 
 def _refuse_another_setting(config: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Refuse overrides that make another configuration than that of the runs, and such that make none."""
-    with usage_errors(), initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        asked = OmegaConf.to_container(compose("train", [*overrides, "run_dir=runs"]), resolve=True)
+    with usage_errors():
+        asked = OmegaConf.to_container(composed([*overrides, "run_dir=runs"]), resolve=True)
     differ = {
         key: pair
         for key, pair in differences(essence(config), essence(dict(asked))).items()  # type: ignore[arg-type]

@@ -12,7 +12,6 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -276,14 +275,11 @@ def _defaults(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The defaults of a run's task, None for a task that has no file here."""
     if config.get("task") not in [path.stem for path in (_CONFIGS / "task").glob("*.yaml")]:
         return None
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    running = GlobalHydra.instance().is_initialized()  # at the end of a training
-    with nullcontext() if running else initialize_config_dir(str(_CONFIGS), version_base="1.3"):
-        composed = compose("train", overrides=[f"task={config['task']}", "run_dir=."])
-    return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
+    from lit_grok.choices import composed
+
+    return OmegaConf.to_container(composed([f"task={config['task']}", "run_dir=."]), resolve=True)  # type: ignore[return-value]
 
 
 def html_page(title: str, body: str) -> str:

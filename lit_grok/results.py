@@ -19,7 +19,6 @@ import logging
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args
 
@@ -347,10 +346,10 @@ def essence(config: Mapping[str, Any]) -> dict[str, Any]:
         >>> essence(both | {"run_dir": "here", "threads": 8})
         {'epochs': 5, 'trainer': {'precision': 32}, 'callbacks': {}}
     """
-    found = {key: deepcopy(value) for key, value in config.items() if key not in _ELSEWHERE}
+    found = {key: value for key, value in config.items() if key not in _ELSEWHERE}
     for group, name in _FOLLOWS:
         if isinstance(there := found.get(group), dict):  # a damaged file may hold anything
-            there.pop(name, None)
+            found[group] = {key: value for key, value in there.items() if key != name}
     return found
 
 

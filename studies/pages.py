@@ -73,11 +73,12 @@ def _contents(asked: Iterable[Study], known: Mapping[str, Mapping[str, Any]], fo
     seconds = known_seconds(folder)
     for study in asked:
         names = [sweep.name for sweep in study.sweeps]
-        seeds = {run["sweep"]: len(run["seeds"]) for run in known.get(study.name, {"runs": []})["runs"]}
+        summary = known.get(study.name, {"runs": [], "claims": []})
+        seeds = {run["sweep"]: len(run["seeds"]) for run in summary["runs"]}
         counts = sorted({seeds.get(name, 0) for name in names})
         shown = "–".join(map(str, (counts[0], counts[-1])[: len(counts)])) if counts else "none needed"
         hours = f"{sum(seconds[name] for name in names) / 3600:.2g}" if {*names} <= {*seconds} else "not timed"
-        verdicts = Counter(claim["verdict"] for claim in known.get(study.name, {"claims": []})["claims"])
+        verdicts = Counter(claim["verdict"] for claim in summary["claims"])
         counted = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
         where = f"[{study.name}](#{_anchor(heading(study))})" if study.name in known else study.name
         lines.append(f"| {where} | {study.title} | {counted or 'not run yet'} | {shown} | {hours if names else '–'} |")

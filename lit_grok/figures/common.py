@@ -26,6 +26,7 @@ from matplotlib.ticker import (
 )
 
 from lit_grok.files import write
+from lit_grok.recorder import REPLICA_KEYS
 
 #: Line styles of what shares a colour: weight decays, layers, sets of weights, subspaces.
 STYLES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (5, 1, 1, 1, 1, 1)))
@@ -102,9 +103,8 @@ def heading(run: xr.DataTree, shown: str = "mean and range") -> str:
     """
     scales, decays = (np.unique(np.atleast_1d(run.coords[name].values)) for name in ("init_scale", "weight_decay"))
     seeds = np.atleast_1d(run.coords["seed"].values)
-    kinds = [name for name in ("seed", "seed_init", "seed_data", "seed_order") if name in run.coords]
-    drawn = np.array([np.atleast_1d(run.coords[name].values) for name in kinds])
-    counts = sorted({np.unique(drawn[:, group.replicas], axis=1).shape[1] for group in groups(run)})
+    keys = np.array([np.atleast_1d(run.coords[key].values) for key in REPLICA_KEYS if key in run.coords])
+    counts = sorted({np.unique(keys[:, group.replicas], axis=1).shape[1] for group in groups(run)})
     parts = [str(run.attrs.get("title", run.attrs.get("task", "")))]
     parts += [f"init_scale {scales[0]:.15g}"] * (len(scales) == 1)
     parts += [f"weight decay {decays[0]:.15g}"] * (len(decays) == 1)

@@ -25,13 +25,13 @@ COLOURS = {
     "diverged": "#b04a5a",
 }
 _LIGHT = ("steady", "memorised", "undertrained")
-#: What is mapped beside the status where it was measured, and how; None: by decades where it spans any.
+#: What is mapped beside the status where it was measured; how, None: by decades where it spans any; and whether it says
+#: something of networks that have learned nothing.
 _QUANTITIES = {
-    "evaluation/test_accuracy": ("test accuracy", Normalize(0, 1)),
-    "pruning/final_compressibility": ("compressibility $C$", None),
-    "ipr/mean_ipr": ("mean IPR", Normalize(0)),
+    "evaluation/test_accuracy": ("test accuracy", Normalize(0, 1), True),
+    "pruning/final_compressibility": ("compressibility $C$", None, False),
+    "ipr/mean_ipr": ("mean IPR", Normalize(0), False),
 }
-_OF_ALL = "evaluation/test_accuracy"  # of networks that have learned nothing the others say nothing
 _DECADE = 5  # a range so wide is mapped by its logarithm
 _WIDTH, _HEIGHT = 0.42, 0.32  # inches of a cell
 _COLUMNS = 3  # more panels are in two rows, so that they fit a page
@@ -69,11 +69,11 @@ def phase_diagram(run: xr.DataTree, key: str = "weight_decay") -> Figure:
     delay = (root.t_test / root.t_train.clip(min=1)).values
     quantities: dict[str, tuple[np.ndarray, Normalize | None]] = {"$t_{\\rm test}$ / $t_{\\rm train}$": (delay, None)}
     learned = np.isin(root.status.values, ("grokked", "steady"))
-    for path, (name, norm) in _QUANTITIES.items():
+    for path, (name, norm, of_all) in _QUANTITIES.items():
         branch, _, variable = path.partition("/")
         if has(run, branch, variable):
             values = _last(measured(run, branch)[variable])
-            quantities[name] = values if path == _OF_ALL else np.where(learned, values, np.nan), norm
+            quantities[name] = np.where(learned | of_all, values, np.nan), norm
     down = 1 if len(quantities) < _COLUMNS else 2
     across = -(-(1 + len(quantities)) // down)
     figure = Figure(

@@ -59,7 +59,7 @@ def _alike(results: Results, one: float, other: float) -> xr.DataArray:
 def _rise(results: Results) -> xr.DataArray:
     """Rise of the mean CKA with the other networks from half of t_test to the end, of what groks."""
     tree = results[DIGITS.name]
-    before = at(tree, MEAN_CKA, 0.5 * grid(tree, "t_test"), layer=_LAYER)
+    before = at(tree, MEAN_CKA, grid(tree, "t_test") / 2, layer=_LAYER)
     return grokked(tree, end(tree, MEAN_CKA, layer=_LAYER) - before).sel(init_scale=DIGITS_GROK, drop=True)
 
 

@@ -104,15 +104,18 @@ CLAIMS = (
     ),
     *(
         Claim(
-            name=f"coefficient_falls_along_{knob.replace(' ', '_')}",
+            name=f"coefficient_falls_along_{dim}",
             says=f"At any one {other} more compressible networks have a lower learning coefficient.",
             source="ours, on Sec. 7",
             statistic=f"Spearman's ρ of the coefficient and C over the {knob}s, mean over the {other}s",
-            values=partial(_rank_along, dim=knob.replace(" ", "_")),
+            values=partial(_rank_along, dim=dim),
             side="<",
             threshold=-0.5,
         )
-        for knob, other in (("init_scale", "weight decay"), ("weight decay", "init_scale"))
+        for dim, knob, other in (
+            ("init_scale", "init_scale", "weight decay"),
+            ("weight_decay", "weight decay", "init_scale"),
+        )
     ),
     *(
         Claim(
