@@ -34,9 +34,15 @@ def _holes(hole: str, sizes: dict[int, float]) -> dict[int, Sweep]:
 
 SQUARE, STRIP = _holes("square", SQUARES), _holes("strip", STRIPS)
 
+#: The embeddings and nothing else, at the epochs at which they are measured by default.
+_EMBEDDINGS = (
+    "callbacks=base",
+    "+callbacks.uniformity={_target_: callbacks.EmbeddingUniformityCallback, every: null, per_decade: 20}",
+)
+
 #: Figs. 12 to 19: the operation as it is written, and what else differs from the default.
 OPERATIONS = {
-    number: (label, _sweep(f"operation_{number}", *overrides))
+    number: (label, _sweep(f"operation_{number}", *overrides, *_EMBEDDINGS))
     for number, label, *overrides in (
         (12, "x − y", "operation=subtract"),
         (13, "x y", "operation=multiply"),
@@ -50,16 +56,23 @@ OPERATIONS = {
 }
 
 #: Fig. 5.
-PRIMES = {47: _sweep("P_47", "P=47"), 97: PRIME, 211: _sweep("P_211", "P=211"), 379: _sweep("P_379", "P=379")}
+PRIMES = {P: PRIME if P == 97 else _sweep(f"P_{P}", f"P={P}", *_EMBEDDINGS) for P in (47, 97, 211, 379)}
 
 #: Fig. 2; the authors' code for two layers trains on half of the pairs.
 DEPTHS = {layers: _sweep(f"layers_{layers}", f"layers={layers}", "train_fraction=0.5") for layers in (1, 2, 3)}
 
-#: Fig. 20: from a Toeplitz embedding and from a random one, by the fraction that is trained on.
+
+def _timed(name: str, fraction: float, *overrides: str) -> Sweep:
+    """Nothing but accuracies, until the test accuracy stays high."""
+    stop = "+callbacks/extra@callbacks.stop=generalised"
+    return _sweep(f"{name}_{fraction:g}", f"train_fraction={fraction:g}", *overrides, "callbacks=base", stop)
+
+
+#: Fig. 20: from a random embedding and from a Toeplitz one, by the fraction that is trained on.
 INITS = {
     fraction: (
-        PRIME if fraction == 0.3 else _sweep(f"normal_{fraction:g}", f"train_fraction={fraction:g}"),
-        _sweep(f"toeplitz_{fraction:g}", f"train_fraction={fraction:g}", "network.embedding_init=toeplitz"),
+        PRIME if fraction == 0.3 else _timed("normal", fraction),
+        _timed("toeplitz", fraction, "network.embedding_init=toeplitz"),
     )
     for fraction in (0.3, 0.25, 0.2)
 }
