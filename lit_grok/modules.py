@@ -81,6 +81,7 @@ class LitClassifier(L.LightningModule):
         self._finite = stack.flat.detach().clone()
         self._finite_buffers = {name: values.clone() for name, values in stack.stacked_buffers().items()}
         self._graph = EpochGraph()
+        self._accuracy = ReplicaAccuracy(len(stack))  # one for all evaluations: making it on a GPU waits for it
         self._logged: dict[str, str] = {}  # curve to the name that self.log was given
         #: The tensors of the last epoch, with what says whether they have been written to, and the examples in them.
         self._last: tuple[Tensor, Tensor, tuple[int, int], Examples | None] | None = None
@@ -214,7 +215,8 @@ class LitClassifier(L.LightningModule):
         if self._in_pieces:
             losses, accuracies = pieces.evaluate(self.stack, self._loss, inputs, targets)
             return {"loss": losses, "accuracy": accuracies}
-        accuracy = ReplicaAccuracy(len(self.stack)).to(inputs.device)
+        accuracy = self._accuracy.to(inputs.device)
+        accuracy.reset()
         dtype = next(self.stack.parameters()).dtype
         losses = torch.zeros(len(self.stack), device=inputs.device, dtype=dtype)
         size = max((self._cuda_chunk if inputs.is_cuda else self._chunk) // len(self.stack), 1)

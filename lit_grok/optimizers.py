@@ -29,6 +29,7 @@ class Rowwise(torch.optim.Optimizer):
         decays = [weight_decay] if isinstance(weight_decay, int | float) else list(weight_decay)
         self._decays = torch.tensor(decays if len(set(decays)) > 1 else decays[:1], dtype=torch.float64)
         options["weight_decay"] = decays[0] if len(self._decays) == 1 else 0.0
+        self._asked = {"fused": options.get("fused"), "capturable": options.get("capturable", False)}
         params = list(params)
         if self._kind != updates.SGD and all(isinstance(p, Tensor) and p.is_cuda for p in params):
             options = {"fused": True, "capturable": True} | options  # one kernel, which a CUDA graph may hold
@@ -67,6 +68,12 @@ class Rowwise(torch.optim.Optimizer):
         groups = [{name: value for name, value in group.items() if name != "params"} for group in self.param_groups]
         held = all(group.get("capturable", True) and not isinstance(group["lr"], Tensor) for group in groups)
         return repr(groups) if known and held else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, in which nothing is the device's: a training goes on on another one."""
+        state = super().state_dict()
+        groups = [group | {k: v for k, v in self._asked.items() if k in group} for group in state["param_groups"]]
+        return state | {"param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state back, whatever the device that it was saved on."""

@@ -15,6 +15,8 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from tests.simulated_gpu import gpu  # noqa: F401
+
 ROOT = Path(__file__).parents[1]
 #: A PNG of one pixel.
 DOT = base64.b64decode(

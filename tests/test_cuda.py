@@ -1,18 +1,23 @@
-"""What only a CUDA device can show; skipped where there is none."""
+"""Training on a CUDA device, and on the simulated one where there is none."""
 
 import copy
+from collections import Counter
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
+import lit_grok
 from datamodules import ModularArithmeticDataModule
 from lit_grok.modules import LitIsingCNN, LitModularArithmetic
 from lit_grok.networks import IsingCNN, ModularMLP
 from lit_grok.optimizers import SGD, Adam, AdamW
 from lit_grok.replicas import ReplicaStack
+from tests.conftest import Command
+from tests.simulated_gpu import NAME
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 OPTIMIZERS = [partial(Adam, lr=5e-3), partial(AdamW, lr=5e-3), partial(SGD, lr=0.05)]
 
 
@@ -49,15 +54,118 @@ def trained(task: str, optimizer, device: str, epochs: int, way: str) -> torch.T
     return module.stack.flat.detach().cpu()
 
 
+@pytest.fixture(params=[pytest.param("cuda", marks=CUDA), NAME])
+def device(request):
+    """Name of a device that takes its steps as CUDA does."""
+    if request.param == NAME:
+        request.getfixturevalue("gpu")
+    return request.param
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("task", ["mod_add", "ising"])
-def test_a_graph_trains_as_its_steps_do_to_the_bit(task, optimizer):
-    stepwise, graph = (trained(task, optimizer, "cuda", 6, way) for way in ("step", "epoch"))
+def test_a_graph_trains_as_its_steps_do_to_the_bit(device, task, optimizer):
+    stepwise, graph = (trained(task, optimizer, device, 6, way) for way in ("step", "epoch"))
     assert torch.equal(stepwise, graph)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("task", ["mod_add", "ising"])
-def test_the_device_changes_rounding_only(task, optimizer):
-    cpu, cuda = (trained(task, optimizer, device, 2, "epoch") for device in ("cpu", "cuda"))
+def test_the_device_changes_rounding_only(device, task, optimizer):
+    cpu, cuda = (trained(task, optimizer, device, 2, "epoch") for device in ("cpu", device))
     torch.testing.assert_close(cpu, cuda, rtol=1e-3, atol=1e-3)
+
+
+#: The least of every task that has all of its parts.
+RUNS = {
+    "mod_add": Command.MOD_ADD[:3],
+    "ising": Command.ISING[:7],
+    "prime": Command.PRIME[:5],
+    "mnist": ("task=mnist", "network.hidden=[8,8]"),
+    "polygons": ("task=polygons", "symbols=2", "network.classes=13", "side=16", "network.width=2", "batch_size=4"),
+}
+
+
+@pytest.mark.parametrize("task", RUNS)
+def test_a_run_on_a_gpu_finds_what_one_on_the_cpu_does(gpu, command, task):
+    runs = {}
+    replicas = "seed=0" if task == "polygons" else "seed=0:2"  # batch normalisation is not stacked
+    for kind in ("cpu", "gpu"):
+        gpu.watch()
+        result = command(
+            *RUNS[task], replicas, "epochs=4", "log_every=1", "logger=none", f"accelerator={kind}", f"run_dir={kind}"
+        )
+        assert result.code == 0, result.err
+        assert "was not drawn" not in result.err
+        assert bool(gpu.operations) is (kind == "gpu")
+        runs[kind] = lit_grok.open_run(kind)
+    assert {node.path for node in runs["cpu"].subtree} == {node.path for node in runs["gpu"].subtree}
+    for node in runs["cpu"].subtree:
+        for name, values in node.data_vars.items():
+            found = runs["gpu"][node.path][name].values
+            if values.dtype.kind == "f":
+                np.testing.assert_allclose(found, values.values, rtol=1e-3, atol=1e-4, err_msg=f"{node.path}/{name}")
+            else:
+                assert (found == values.values).all(), (node.path, name)
+
+
+@pytest.mark.parametrize("task", RUNS)
+def test_a_step_on_a_gpu_waits_for_nothing(gpu, command, task):
+    """Beside the order of an epoch, which comes from generators of the CPU; and an epoch is a replay, not launches."""
+    quiet = "callbacks=base", "log_every=1000", "checkpoint_every=1000", "logger=none", "accelerator=gpu"
+    counts = []
+    for epochs in (20, 30):
+        gpu.watch()
+        result = command(*RUNS[task], *quiet, f"epochs={epochs}", f"run_dir={epochs}")
+        assert result.code == 0, result.err
+        counts.append((Counter(gpu.waits), gpu.recorded, gpu.replayed, gpu.operations))
+    (few, *_, least), (many, recorded, replayed, most) = counts
+    shuffled = task in ("mnist", "polygons")
+    assert many - few == ({"_copy_from": 10} if shuffled else {})
+    assert (recorded, replayed) == (1, 19 if task == "prime" else 29)  # a warm-up of ten steps changes the rate
+    assert most - least <= (200 if shuffled else 0)
+
+
+@pytest.mark.parametrize("task", ["mod_add", "prime", "mnist"])
+def test_an_evaluation_on_a_gpu_waits_as_often_for_many_replicas_as_for_one(gpu, command, task):
+    counts = {}
+    for replicas in (1, 5):
+        for epochs in (2, 4):
+            gpu.watch()
+            result = command(
+                *(*RUNS[task], f"seed=0:{replicas}", f"epochs={epochs}", "log_every=1", "callbacks=base"),
+                *("logger=none", "accelerator=gpu", f"run_dir={replicas}_{epochs}"),
+            )
+            assert result.code == 0, result.err
+            counts[replicas, epochs] = len(gpu.waits)
+    each = [(counts[replicas, 4] - counts[replicas, 2]) / 2 for replicas in (1, 5)]
+    assert each[0] == each[1] <= 16
+
+
+@pytest.mark.parametrize("then", ["gpu", "cpu"])
+@pytest.mark.parametrize("task", ["mod_add", "prime", "mnist"])
+def test_a_run_on_a_gpu_goes_on(gpu, command, task, then):
+    """To the bit there, and up to rounding on the CPU."""
+    quiet = "seed=0:2", "callbacks=base", "logger=none", "accelerator=gpu"
+    for name, epochs in (("whole", 16), ("parts", 12)):
+        assert command(*RUNS[task], *quiet, f"epochs={epochs}", f"run_dir={name}").code == 0
+    result = command("resume=parts", "epochs=16", f"accelerator={then}")
+    assert result.code == 0, result.err
+    tolerance = {"gpu": 0.0, "cpu": 1e-4}[then]
+    for seed in (0, 1):
+        whole, parts = (lit_grok.load_network(name, seed=seed).state_dict() for name in ("whole", "parts"))
+        for name, weight in whole.items():
+            torch.testing.assert_close(parts[name], weight, rtol=tolerance, atol=tolerance)
+
+
+def test_a_run_on_the_cpu_goes_on_on_a_gpu(gpu, command):
+    for name, epochs in (("whole", 8), ("parts", 4)):
+        options = "callbacks=base", "logger=none", "accelerator=cpu", f"epochs={epochs}", f"run_dir={name}"
+        assert command(*RUNS["mod_add"], *options).code == 0
+    assert not gpu.operations
+    result = command("resume=parts", "epochs=8", "accelerator=gpu")
+    assert result.code == 0, result.err
+    assert gpu.replayed
+    whole, parts = (lit_grok.load_network(name).state_dict() for name in ("whole", "parts"))
+    for name, weight in whole.items():
+        torch.testing.assert_close(parts[name], weight, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,271 @@
+"""A device that behaves as a CUDA device does, on any machine: what would fail on a GPU, or wait for it, does so here.
+
+Its tensors lie in ordinary memory, but are on a device of their own (PyTorch's place for backends of others), so that
+numpy cannot read them and that they mix with tensors of the CPU as little as CUDA's do. Every operation comes by
+`SimulatedGPU.run`, which counts what waits for the device, and can be recorded and replayed as in a CUDA graph. The
+arithmetic is the CPU's: nothing is learned of speed, of rounding, or of what CUDA's own kernels do.
+"""
+
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.accelerators import CUDAAccelerator
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+NAME = "simulated"
+aten = torch.ops.aten
+COPIES = {aten._copy_from, aten._copy_from_and_resize}
+#: Operations that let the host wait until the device is done, beside copies between the two.
+WAITS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.unique_consecutive, aten._unique2}
+INDEXED = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}  # whose indices may be on the CPU
+#: DLPack's numbers for the device and for dtypes that are neither signed integers (0), floats (2) nor complex (5).
+FOREIGN, CODES = 12, {torch.bool: 6, torch.uint8: 1}
+
+
+class _Kind(ctypes.Structure):
+    _fields_ = [("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16)]
+
+
+class _Array(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device", ctypes.c_int32 * 2),
+        ("ndim", ctypes.c_int32),
+        ("kind", _Kind),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.c_void_p),
+        ("offset", ctypes.c_uint64),
+    ]
+
+
+class _Managed(ctypes.Structure):
+    """``DLManagedTensor`` of DLPack, the door through which memory can be said to be on another device."""
+
+
+_Deleter = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Managed))
+_Managed._fields_ = [("array", _Array), ("context", ctypes.c_void_p), ("deleter", _Deleter)]
+_capsule = ctypes.pythonapi.PyCapsule_New
+_capsule.restype, _capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+
+
+class SimulatedGPU:
+    """The device; a process has one at most, `simulated`.
+
+    Attributes:
+        operations: How many it was asked for since `watch`.
+        waits: Names of those that let the host wait.
+        recorded, replayed: How many graphs have been.
+    """
+
+    def __init__(self) -> None:
+        _setup_privateuseone_for_python_backend(NAME)
+        self.device = torch.device(NAME, 0)
+        self.recording: Graph | None = None
+        self._memory: dict[int, tuple[torch.UntypedStorage, list[None]]] = {}  # by address, with its users
+        self._given: dict[int, tuple[Any, ...]] = {}  # what DLPack points to
+        self._deleter = _Deleter(self._release)
+        self._all, self._some = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+        self._all.fallback(self.run, "PrivateUse1")
+        # Convolutions have names of their own on foreign devices.
+        self._some.impl("convolution_overrideable", partial(self.run, aten.convolution.default), "PrivateUse1")
+        self._some.impl("convolution_backward_overrideable", self._convolution_backward, "PrivateUse1")
+        self.watch()
+
+    def watch(self) -> None:
+        """Begin to count."""
+        self.waits: list[str] = []
+        self.operations = self.recorded = self.replayed = 0
+
+    def run(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        """Do what PyTorch asks of the device."""
+        self.operations += 1
+        kind = op.overloadpacket
+        if kind is aten.set_ and isinstance(args[1], torch.UntypedStorage):
+            tensor, memory, *place = args
+            empty = torch.empty(0, dtype=tensor.dtype)
+            tensor.data = self._placed(empty.set_(self._memory[memory.data_ptr()][0], *place), {})
+            return tensor
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        here = {_address(t): t for t in tensors if holds(t)}
+        placed = kwargs["device"].type == NAME if kwargs.get("device") is not None else bool(here)
+        self._check(op, args, tensors, crosses={*map(holds, tensors), placed} == {True, False})
+        if kind in COPIES:
+            op, args = aten.copy_.default, (args[1], args[0])
+        written = _written(op, args, kwargs)
+        changed = {id(t) for t in written}
+        seen = {id(t): self._seen(t, id(t) not in changed) for t in tensors}
+        args, kwargs = tree_map_only(Tensor, lambda t: seen[id(t)], (args, kwargs))
+        kwargs = {k: v for k, v in kwargs.items() if k != "pin_memory"} | {"device": torch.device("cpu")}
+        if not any(argument.name == "device" for argument in op._schema.arguments):
+            del kwargs["device"]
+        call = partial(op, *args, **kwargs)
+        if self.recording is None:
+            found = call()
+        else:
+            found = self.recording.record(call, [seen[id(t)] for t in written], set(here))
+        for t in written:
+            if holds(t) and t.shape != seen[id(t)].shape:  # what was given for the outcome has grown
+                t.data = self._placed(seen[id(t)], here)
+        given = {id(seen[id(t)]): t for t in tensors}
+        return tree_map_only(Tensor, lambda t: given.get(id(t), self._placed(t, here) if placed else t), found)
+
+    def copied(self, memory: torch.UntypedStorage) -> torch.UntypedStorage:
+        """A copy of some memory of the device."""
+        return self._whole(self._memory[memory.data_ptr()][0].clone(), torch.uint8).untyped_storage()
+
+    def _convolution_backward(self, grad: Tensor, inputs: Tensor, weight: Tensor, *options: Any) -> Any:
+        return self.run(aten.convolution_backward.default, grad, inputs, weight, [grad.shape[1]], *options)
+
+    def _check(self, op: Any, args: Any, tensors: Sequence[Tensor], crosses: bool) -> None:
+        """Count what waits, and refuse what CUDA refuses."""
+        kind = op.overloadpacket
+        if (crosses and kind in COPIES) or kind in WAITS:
+            if self.recording is not None:
+                raise RuntimeError(f"{op}: operation not permitted when stream is capturing")
+            self.waits.append(str(kind).removeprefix("aten."))
+        if kind in COPIES:
+            return
+        if kind in INDEXED:
+            tensors = [t for i, t in enumerate(args) if i != 1 and isinstance(t, Tensor)]
+        if any(map(holds, tensors)) and any(t.ndim and not holds(t) for t in tensors):
+            where = ", ".join(str(t.device) for t in tensors)
+            raise RuntimeError(f"{op}: Expected all tensors to be on the same device, but found {where}")
+
+    def _seen(self, tensor: Tensor, only_read: bool) -> Tensor:
+        """The tensor of the CPU over the same memory; a single number of the CPU becomes a constant of the call."""
+        if not holds(tensor):
+            return tensor.clone() if only_read and tensor.ndim == 0 else tensor
+        if not tensor.numel():
+            return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
+        memory = self._memory[_address(tensor)][0]
+        place = tensor.storage_offset(), tensor.size(), tensor.stride()
+        return torch.empty(0, dtype=tensor.dtype).set_(memory, *place)
+
+    def _placed(self, tensor: Tensor, here: dict[int, Tensor]) -> Tensor:
+        """The tensor of the device over the same memory: a view of what is `here` where that is the same."""
+        if tensor.untyped_storage().nbytes() < tensor.element_size():  # nothing in it, so no address
+            memory = torch.empty(1, dtype=tensor.dtype).untyped_storage()
+            tensor = torch.empty(0, dtype=tensor.dtype).set_(memory, 0, tensor.size(), tensor.stride())
+        base = here.get(_address(tensor))
+        if base is None or base.dtype is not tensor.dtype:
+            base = self._whole(tensor.untyped_storage(), tensor.dtype)
+        offset = tensor.storage_offset() - base.storage_offset()
+        return torch._C._dynamo.guards._reinterpret_tensor(base, tensor.size(), tensor.stride(), offset)
+
+    def _whole(self, memory: torch.UntypedStorage, dtype: torch.dtype) -> Tensor:
+        """All of some memory as a tensor of the device."""
+        code = CODES.get(dtype, 5 if dtype.is_complex else 2 if dtype.is_floating_point else 0)
+        kind = _Kind(code, 8 * dtype.itemsize, 1)
+        shape, managed = (ctypes.c_int64 * 1)(memory.nbytes() // dtype.itemsize), _Managed()
+        managed.array = _Array(memory.data_ptr(), (ctypes.c_int32 * 2)(FOREIGN, 0), 1, kind, shape)
+        managed.deleter = self._deleter
+        self._given[ctypes.addressof(managed)] = managed, shape
+        self._memory.setdefault(memory.data_ptr(), (memory, []))[1].append(None)
+        return torch._C._from_dlpack(_capsule(ctypes.addressof(managed), b"dltensor", None))
+
+    def _release(self, pointer: Any) -> None:
+        managed = pointer.contents
+        users = self._memory[managed.array.data][1]
+        users.pop()
+        if not users:
+            del self._memory[managed.array.data]
+        del self._given[ctypes.addressof(managed)]
+
+
+class Graph:
+    """``torch.cuda.CUDAGraph`` of the simulated device."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[Callable[[], Any], list[Tensor]]] = []
+        self._own: set[int] = set()
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def record(self, call: Callable[[], Any], written: Sequence[Tensor], given: set[int]) -> Any:
+        """Note an operation, which memory it writes to and was given, and where its outcome lies."""
+        for tensor in written:
+            memory = tensor.untyped_storage()
+            if memory.data_ptr() not in self._own | set(self._before):
+                whole = torch.empty(0, dtype=torch.uint8).set_(memory, 0, (memory.nbytes(),), (1,))
+                self._before[memory.data_ptr()] = whole, whole.clone()
+        found = call()
+        results = [t for t in tree_leaves(found) if isinstance(t, Tensor)]
+        self._own |= {_address(t) for t in results} - given
+        self._calls.append((call, results))
+        return found
+
+    def restore(self) -> None:
+        """Put back what there was before the recording, which computes nothing."""
+        for tensor, before in self._before.values():
+            tensor.copy_(before)
+
+    def replay(self) -> None:
+        """Do it all again."""
+        simulated().replayed += 1
+        for call, results in self._calls:
+            again = [t for t in tree_leaves(call()) if isinstance(t, Tensor)]
+            for old, new in zip(results, again, strict=True):
+                if _address(old) != _address(new):
+                    old.copy_(new)
+
+
+@contextmanager
+def _recording(graph: Graph) -> Iterator[None]:
+    simulated().recording = graph
+    simulated().recorded += 1
+    try:
+        yield
+    finally:
+        simulated().recording = None
+        graph.restore()
+
+
+def holds(tensor: Any) -> bool:
+    """Whether a tensor is on this device."""
+    return tensor.device.type == NAME
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _written(op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
+    named = {a.name: value for a, value in zip(op._schema.arguments, args, strict=False)} | kwargs
+    changed = ["running_mean", "running_var"]  # of which the schema says nothing
+    changed += [a.name for a in op._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    return [t for t in tree_leaves([named.get(name) for name in changed]) if isinstance(t, Tensor)]
+
+
+@cache
+def simulated() -> SimulatedGPU:
+    """The device, made when it is first asked for."""
+    return SimulatedGPU()
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The simulated device, which whoever asks for CUDA gets; counting from now on."""
+    device, clone = simulated(), torch.UntypedStorage.clone
+    monkeypatch.setattr(Tensor, "is_cuda", property(holds), raising=False)
+    monkeypatch.setattr(torch.UntypedStorage, "clone", lambda m: device.copied(m) if holds(m) else clone(m))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", _recording)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: device.recording is not None)
+    answers = {
+        "is_available": True,
+        "auto_device_count": 1,
+        "parse_devices": [0],
+        "get_parallel_devices": [device.device],
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(CUDAAccelerator, name, staticmethod(lambda *_, answer=answer: answer))
+    for name in ("setup_device", "setup", "teardown"):
+        monkeypatch.setattr(CUDAAccelerator, name, lambda *_: None)
+    device.watch()
+    return device
