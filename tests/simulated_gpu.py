@@ -7,6 +7,8 @@ arithmetic is the CPU's: nothing is learned of speed, of rounding, or of what CU
 """
 
 import ctypes
+import gc
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -16,7 +18,6 @@ import pytest
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "simulated"
@@ -46,11 +47,14 @@ class _Array(ctypes.Structure):
 
 
 class _Managed(ctypes.Structure):
-    """``DLManagedTensor`` of DLPack, the door through which memory can be said to be on another device."""
+    """``DLManagedTensor`` of DLPack, the door through which memory can be said to be on another device.
+
+    Its deleter is none: it would be called in the middle of whatever gives up the last reference, an exception even.
+    """
+
+    _fields_ = [("array", _Array), ("context", ctypes.c_void_p), ("deleter", ctypes.c_void_p)]
 
 
-_Deleter = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Managed))
-_Managed._fields_ = [("array", _Array), ("context", ctypes.c_void_p), ("deleter", _Deleter)]
 _capsule = ctypes.pythonapi.PyCapsule_New
 _capsule.restype, _capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 
@@ -68,9 +72,8 @@ class SimulatedGPU:
         _setup_privateuseone_for_python_backend(NAME)
         self.device = torch.device(NAME, 0)
         self.recording: Graph | None = None
-        self._memory: dict[int, tuple[torch.UntypedStorage, list[None]]] = {}  # by address, with its users
-        self._given: dict[int, tuple[Any, ...]] = {}  # what DLPack points to
-        self._deleter = _Deleter(self._release)
+        #: By address: the memory, and all of it as tensors of the device, with what DLPack points to.
+        self._memory: dict[int, tuple[torch.UntypedStorage, list[tuple[Any, ...]]]] = {}
         self._all, self._some = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
         self._all.fallback(self.run, "PrivateUse1")
         # Convolutions have names of their own on foreign devices.
@@ -92,7 +95,7 @@ class SimulatedGPU:
             empty = torch.empty(0, dtype=tensor.dtype)
             tensor.data = self._placed(empty.set_(self._memory[memory.data_ptr()][0], *place), {})
             return tensor
-        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        tensors = _tensors((args, *kwargs.values()))
         here = {_address(t): t for t in tensors if holds(t)}
         placed = kwargs["device"].type == NAME if kwargs.get("device") is not None else bool(here)
         self._check(op, args, tensors, crosses={*map(holds, tensors), placed} == {True, False})
@@ -101,10 +104,10 @@ class SimulatedGPU:
         written = _written(op, args, kwargs)
         changed = {id(t) for t in written}
         seen = {id(t): self._seen(t, id(t) not in changed) for t in tensors}
-        args, kwargs = tree_map_only(Tensor, lambda t: seen[id(t)], (args, kwargs))
-        kwargs = {k: v for k, v in kwargs.items() if k != "pin_memory"} | {"device": torch.device("cpu")}
-        if not any(argument.name == "device" for argument in op._schema.arguments):
-            del kwargs["device"]
+        args = _each(args, lambda t: seen[id(t)])
+        kwargs = {k: _each(v, lambda t: seen[id(t)]) for k, v in kwargs.items() if k != "pin_memory"}
+        if "device" in _arguments(op):
+            kwargs["device"] = torch.device("cpu")
         call = partial(op, *args, **kwargs)
         if self.recording is None:
             found = call()
@@ -114,7 +117,9 @@ class SimulatedGPU:
             if holds(t) and t.shape != seen[id(t)].shape:  # what was given for the outcome has grown
                 t.data = self._placed(seen[id(t)], here)
         given = {id(seen[id(t)]): t for t in tensors}
-        return tree_map_only(Tensor, lambda t: given.get(id(t), self._placed(t, here) if placed else t), found)
+        if not placed:
+            return found
+        return _each(found, lambda t: given[id(t)] if id(t) in given else self._placed(t, here))
 
     def copied(self, memory: torch.UntypedStorage) -> torch.UntypedStorage:
         """A copy of some memory of the device."""
@@ -165,18 +170,16 @@ class SimulatedGPU:
         kind = _Kind(code, 8 * dtype.itemsize, 1)
         shape, managed = (ctypes.c_int64 * 1)(memory.nbytes() // dtype.itemsize), _Managed()
         managed.array = _Array(memory.data_ptr(), (ctypes.c_int32 * 2)(FOREIGN, 0), 1, kind, shape)
-        managed.deleter = self._deleter
-        self._given[ctypes.addressof(managed)] = managed, shape
-        self._memory.setdefault(memory.data_ptr(), (memory, []))[1].append(None)
-        return torch._C._from_dlpack(_capsule(ctypes.addressof(managed), b"dltensor", None))
+        base = torch._C._from_dlpack(_capsule(ctypes.addressof(managed), b"dltensor", None))
+        self._memory.setdefault(memory.data_ptr(), (memory, []))[1].append((base, managed, shape))
+        return base
 
-    def _release(self, pointer: Any) -> None:
-        managed = pointer.contents
-        users = self._memory[managed.array.data][1]
-        users.pop()
-        if not users:
-            del self._memory[managed.array.data]
-        del self._given[ctypes.addressof(managed)]
+    def sweep(self) -> None:
+        """Give back the memory that nothing uses any more; between two tests, while nothing else goes on."""
+        for address, (_, given) in list(self._memory.items()):
+            given[:] = [each for each in given if _used(each[0])]
+            if not given:
+                del self._memory[address]
 
 
 class Graph:
@@ -191,11 +194,11 @@ class Graph:
         """Note an operation, which memory it writes to and was given, and where its outcome lies."""
         for tensor in written:
             memory = tensor.untyped_storage()
-            if memory.data_ptr() not in self._own | set(self._before):
+            if memory.data_ptr() not in self._own and memory.data_ptr() not in self._before:
                 whole = torch.empty(0, dtype=torch.uint8).set_(memory, 0, (memory.nbytes(),), (1,))
                 self._before[memory.data_ptr()] = whole, whole.clone()
         found = call()
-        results = [t for t in tree_leaves(found) if isinstance(t, Tensor)]
+        results = _tensors(found)
         self._own |= {_address(t) for t in results} - given
         self._calls.append((call, results))
         return found
@@ -209,10 +212,24 @@ class Graph:
         """Do it all again."""
         simulated().replayed += 1
         for call, results in self._calls:
-            again = [t for t in tree_leaves(call()) if isinstance(t, Tensor)]
-            for old, new in zip(results, again, strict=True):
+            for old, new in zip(results, _tensors(call()), strict=True):
                 if _address(old) != _address(new):
                     old.copy_(new)
+
+
+class Generator(torch.Generator):
+    """Of any device; PyTorch has none of this one."""
+
+    def __new__(cls, device: Any = "cpu") -> "Generator":
+        """One of the CPU, which says that it is of the device."""
+        made = super().__new__(cls, "cpu")
+        made.where = torch.device(device)
+        return made
+
+    @property
+    def device(self) -> torch.device:
+        """As asked for."""
+        return self.where
 
 
 @contextmanager
@@ -235,11 +252,38 @@ def _address(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
+def _used(base: Tensor) -> bool:
+    """Whether anything but this tensor refers to its memory."""
+    memory = base.untyped_storage()
+    return torch._C._storage_Use_Count(memory._cdata) > 2 or sys.getrefcount(memory) > 3  # C++ has one of its own
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """All that are in arguments or results."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [t for part in value for t in _tensors(part)] if isinstance(value, list | tuple) else []
+
+
+def _each(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The same with a function applied to every tensor."""
+    if isinstance(value, Tensor):
+        return function(value)
+    return type(value)(_each(part, function) for part in value) if type(value) in (list, tuple) else value
+
+
+@cache
+def _arguments(op: Any) -> dict[str, bool]:
+    """Names of the arguments in their order, and whether they are written to; of statistics no schema says it."""
+    return {
+        a.name: a.name in ("running_mean", "running_var") or (a.alias_info is not None and a.alias_info.is_write)
+        for a in op._schema.arguments
+    }
+
+
 def _written(op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
-    named = {a.name: value for a, value in zip(op._schema.arguments, args, strict=False)} | kwargs
-    changed = ["running_mean", "running_var"]  # of which the schema says nothing
-    changed += [a.name for a in op._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    return [t for t in tree_leaves([named.get(name) for name in changed]) if isinstance(t, Tensor)]
+    named = dict(zip(_arguments(op), args, strict=False)) | kwargs
+    return _tensors([named.get(name) for name, changed in _arguments(op).items() if changed])
 
 
 @cache
@@ -252,6 +296,7 @@ def simulated() -> SimulatedGPU:
 def gpu(monkeypatch):
     """The simulated device, which whoever asks for CUDA gets; counting from now on."""
     device, clone = simulated(), torch.UntypedStorage.clone
+    monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(Tensor, "is_cuda", property(holds), raising=False)
     monkeypatch.setattr(torch.UntypedStorage, "clone", lambda m: device.copied(m) if holds(m) else clone(m))
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
@@ -267,5 +312,7 @@ def gpu(monkeypatch):
         monkeypatch.setattr(CUDAAccelerator, name, staticmethod(lambda *_, answer=answer: answer))
     for name in ("setup_device", "setup", "teardown"):
         monkeypatch.setattr(CUDAAccelerator, name, lambda *_: None)
+    gc.collect()
+    device.sweep()
     device.watch()
     return device

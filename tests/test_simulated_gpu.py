@@ -41,13 +41,19 @@ def test_views_share_memory_and_copies_do_not(gpu):
 
 
 def test_memory_is_given_back(gpu):
-    gc.collect()
-    before = len(gpu._memory)
+    def held():
+        gc.collect()
+        gpu.sweep()
+        return len(gpu._memory)
+
+    before = held()
     tensors = [torch.zeros(3, device=NAME)[1:] + 1 for _ in range(10)]
-    assert len(gpu._memory) == before + 10
+    parts = [tensor[:1] for tensor in tensors]
+    assert held() == before + 10
     del tensors
-    gc.collect()
-    assert len(gpu._memory) == before
+    assert held() == before + 10
+    del parts
+    assert held() == before
 
 
 @pytest.mark.parametrize(
