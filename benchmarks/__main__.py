@@ -4,6 +4,7 @@ from benchmarks import (
     bench_convolution,
     bench_fisher,
     bench_glauber,
+    bench_gpu,
     bench_prime,
     bench_pruning,
     bench_results,
@@ -17,9 +18,11 @@ for bench in (
     bench_training,
     bench_convolution,
     bench_glauber,
+    bench_gpu,
     bench_prime,
     bench_pruning,
     bench_fisher,
+    bench_gpu,
 ):
     print(f"\n{bench.__doc__.splitlines()[0]}")
     bench.main()

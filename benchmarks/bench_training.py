@@ -1,6 +1,7 @@
 """Milliseconds per epoch under train.py against a plain PyTorch loop that trains and evaluates the same."""
 
 import copy
+import inspect
 import logging
 import os
 import tempfile
@@ -33,16 +34,20 @@ ROUNDS = int(os.environ.get("ROUNDS", 5))
 
 
 class Stopwatch(L.Callback):
-    """Seconds from the first step to the last evaluation, without set-up and final figures."""
+    """Seconds an epoch, from the first step or a later one to the last evaluation, without set-up and final figures."""
 
-    def on_train_start(self, trainer, pl_module):
-        """Start, after the evaluation at epoch 0."""
-        self.seconds = -time.perf_counter()
+    def __init__(self, skipped: int = 0):
+        self.skipped = skipped
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        """Start, after the evaluation at that epoch."""
+        if trainer.current_epoch == self.skipped:
+            self._start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer, pl_module):
         """Stop, after the evaluation of the last epoch."""
         if trainer.current_epoch + 1 == trainer.max_epochs:
-            self.seconds += time.perf_counter()
+            self.seconds = (time.perf_counter() - self._start) / (trainer.max_epochs - self.skipped)
 
 
 def configure(task: str, run_dir: str, *overrides: str) -> dict:
@@ -52,8 +57,8 @@ def configure(task: str, run_dir: str, *overrides: str) -> dict:
     return OmegaConf.to_container(config, resolve=True)
 
 
-def under_lightning(task: str, *overrides: str) -> float:
-    """Milliseconds per epoch of what train.py trains, with W&B offline."""
+def under_lightning(task: str, *overrides: str, skipped: int = 0) -> float:
+    """Milliseconds per epoch of what train.py trains, with W&B offline, after so many that are not counted."""
     with tempfile.TemporaryDirectory() as run_dir:
         config = configure(task, run_dir, *overrides)
         replicas = cli.replicas(config)
@@ -61,13 +66,13 @@ def under_lightning(task: str, *overrides: str) -> float:
         make_loggers = instantiate(config["logger"], _partial_=True)
         labels = [module.label(r) for r in range(len(replicas))]
         trainer.loggers = make_loggers(labels=labels, run_dir=run_dir, config=config, replicas=replicas)
-        stopwatch = Stopwatch()
+        stopwatch = Stopwatch(skipped)
         trainer.callbacks.append(stopwatch)
         trainer.fit(module, datamodule=datamodule)
         loggers.finish(trainer.loggers, [], exit_code=0)
         if module.interrupted:  # by a signal, which ends a training in good order: its time is none
             raise KeyboardInterrupt
-    return stopwatch.seconds / EPOCHS[task] * 1000
+    return stopwatch.seconds * 1000
 
 
 def share_of_analyses(task: str, epoch_ms: float) -> dict[str, float]:
@@ -112,10 +117,16 @@ def timed(function: Callable) -> Callable:
     return call
 
 
-def plain_loop(task: str, **adam: bool) -> Callable[[], float]:
-    """A plain PyTorch loop on the same batches, with the same evaluations; returns its milliseconds per epoch."""
+def plain_loop(task: str, device: str = "cpu", graph: bool = False, **adam: bool) -> Callable[[], float]:
+    """A plain PyTorch loop on the same batches, with the same evaluations; returns its milliseconds per epoch.
+
+    On CUDA ``graph`` replays the steps of an epoch; the first two epochs, which record them, are not counted there.
+    """
     config = configure(task, NOWHERE.name, "logger=none")
     kind = torch.optim.AdamW if config["optimizer"]["_target_"].endswith("AdamW") else torch.optim.Adam
+    names = inspect.signature(kind).parameters.keys() & config["optimizer"].keys() - {"lr", "weight_decay"}
+    rates = {"lr": config["learning_rate"], "weight_decay": config["weight_decay"]}
+    rates |= {name: config["optimizer"][name] for name in names}
 
     def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if config["loss"] == "mse":
@@ -124,26 +135,38 @@ def plain_loop(task: str, **adam: bool) -> Callable[[], float]:
 
     replicas = cli.replicas(config)
     _, datamodule, _ = train.build(config, replicas)
-    batches = [(x[0], y[0]) for x, y in datamodule.train_dataloader()]
-    splits = [tuple(t[0] for t in datamodule.split(name)) for name in ("train", "test")]
+    batches = [(x[0].to(device), y[0].to(device)) for x, y in datamodule.train_dataloader()]
+    splits = [tuple(t[0].to(device) for t in datamodule.split(name)) for name in ("train", "test")]
+    skipped = 0 if device == "cpu" else 2
 
     def run() -> float:
-        network = copy.deepcopy(build_stack(config["network"], replicas).networks[0])
-        optimizer = kind(network.parameters(), lr=config["learning_rate"], weight_decay=config["weight_decay"], **adam)
+        network = copy.deepcopy(build_stack(config["network"], replicas).networks[0]).to(device)
+        optimizer = kind(network.parameters(), **rates, **adam)
         curves = []
-        start = time.perf_counter()
-        for epoch in range(1, EPOCHS[task] + 1):
+
+        def steps() -> None:
             for x, y in batches:
                 optimizer.zero_grad()
                 loss(network(x), y).backward()
                 optimizer.step()
+
+        epoch_of_steps = steps
+        for epoch in range(1, EPOCHS[task] + 1):
+            if epoch == 2 and graph:
+                recorded = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(recorded):
+                    steps()
+                epoch_of_steps = recorded.replay
+            if epoch == skipped + 1:
+                start = time.perf_counter()
+            epoch_of_steps()
             if epoch % config["log_every"] == 0:
                 with torch.no_grad():
                     for x, y in splits:
                         logits = network(x)
                         accuracy = (logits.argmax(1) == y).float().mean().item()
                         curves.append((epoch, loss(logits, y).item(), accuracy))
-        return (time.perf_counter() - start) / EPOCHS[task] * 1000
+        return (time.perf_counter() - start) / (EPOCHS[task] - skipped) * 1000
 
     return run
 
@@ -223,7 +246,7 @@ def dense_lightning() -> float:
     )
     evaluations = [loaders["train"], loaders["test"]]
     trainer.fit(DenseModule(network, config), train_dataloaders=loaders["fit"], val_dataloaders=evaluations)
-    return stopwatch.seconds / DENSE_EPOCHS * 1000
+    return stopwatch.seconds * 1000
 
 
 def products_alone(config: dict) -> Callable[[], float]:
@@ -287,9 +310,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     one_thread_a_product()
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
+    quiet()
     print(f"kernels of the compiled matrix products: {product_kernels()}")
     for task in EPOCHS:
         ours, ten = "train.py", "train.py, ten replicas, each"
@@ -323,6 +344,13 @@ def main() -> None:
             runs = {n: lambda n=n, o=options: under_lightning(*o, f"threads={n}") for n in (1, len(cores))}
             best = fastest(runs, rounds=ROUNDS if callbacks == "base" else 1)  # whose runs take minutes
             print(f"{task}, ten replicas {what}: {len(cores)} threads are {best[1] / best[len(cores)]:.2f} × one")
+
+
+def quiet() -> None:
+    """No word of Lightning's beside the figures."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
 
 
 def fastest(contenders: dict, rounds: int = ROUNDS) -> dict:
