@@ -8,7 +8,7 @@ from pathlib import Path
 import studies
 from lit_grok.cli import exit_with
 from lit_grok.files import ReadError, WriteError
-from lit_grok.schema import UsageError
+from lit_grok.schema import UsageError, meant
 from studies import gallery, reproduction
 
 
@@ -50,7 +50,11 @@ def arguments() -> argparse.Namespace:
         "--results", type=Path, default=Path("runs/results"), help="where summaries go; those there are added to"
     )
     parser.add_argument("--gallery", type=Path, default=Path("runs/gallery"), help="where figures and their page go")
-    return parser.parse_args()
+    given, unknown = parser.parse_known_args()
+    if unknown:
+        options = [f"--{name.replace('_', '-')}" for name in vars(given) if name != "studies"]
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{meant(unknown[0].partition('=')[0], options)}")
+    return given
 
 
 def main() -> int:

@@ -173,7 +173,7 @@ class FIMTrajectoryCallback(AnalysisCallback):
         if self.keep_trajectory or not self._directory.exists():
             return
         shutil.rmtree(self._directory, ignore_errors=True)
-        if len(self._recent) > 1:
+        if len(self._recent) > 1 and min(self._recent) > 0:
             log.info(
                 "FIMTrajectoryCallback: if this run is extended, its steps before epoch %d will not be told apart as "
                 "stiff and sloppy; keep_trajectory=true keeps the snapshots that this takes",

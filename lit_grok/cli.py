@@ -234,7 +234,9 @@ def replicas(config: Mapping[str, Any]) -> list[dict[str, Any]]:
         for scale, decay, seed in itertools.product(scales, decays, seeds)
     ]
     if len({tuple(replica.values()) for replica in found}) < len(found):
-        raise UsageError("init_scale, seed and weight_decay: the lists hold the same value twice")
+        lists = {"init_scale": scales, "weight_decay": decays, "seed": seeds}
+        key, value = next((key, v) for key, values in lists.items() for v in values if values.count(v) > 1)
+        raise UsageError(f"{key}={spelled(config[key])}: has {spelled(value)} twice")
     return found
 
 

@@ -53,7 +53,7 @@ BAD = [
     ("seed=[]", "seed=[]: an empty list"),
     ("seed=3:3", "seed=3:3: an empty list"),
     ("seed=-1", "seed=-1: must be a whole number from 0 to 4294967295"),
-    ("seed=[1,1]", "the lists hold the same value twice"),
+    ("seed=[1,1]", "seed=[1,1]: has 1 twice"),
     ("seeds.init=x", "seeds.init=x: must be a whole number"),
     ("weight_decay=inf", "weight_decay=inf: must be a finite number"),
     ("learning_rate=-1", "learning_rate=-1: must be a finite number"),

@@ -201,6 +201,11 @@ def test_an_extended_run_has_no_gap_at_the_seam(command, every):
     assert "WARNING" not in log
 
 
+def test_where_an_extended_run_lacks_nothing_nothing_is_said(command):
+    run = command.mod_add(*fim(every=1), "epochs=1")
+    assert "will not be told apart" not in (run / "train.log").read_text()
+
+
 def test_an_extended_run_that_kept_its_trajectory_lacks_nothing(command):
     options = (*fim(every=5, stiff_threshold=1e-3, keep_trajectory="true"), BOTH, "init_scale=[1,10]")
     longer, whole = extended(command, *options)

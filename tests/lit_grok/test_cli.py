@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hydra.errors import InstantiationException
 
@@ -58,9 +60,17 @@ def test_empty_lists(key, value):
         cli.replicas(ask(**{key: value}))
 
 
-@pytest.mark.parametrize("changes", [{"seed": [1, 1]}, {"seed": ["0:3", 2]}, {"init_scale": [1, 1.0]}])
-def test_the_same_replica_twice(changes):
-    with pytest.raises(cli.UsageError, match="same value twice"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": [1, 1]}, "seed=[1,1]: has 1 twice"),
+        ({"seed": ["0:3", 2]}, "seed=[0:3,2]: has 2 twice"),
+        ({"init_scale": [1, 1.0], "seed": [0, 1]}, "init_scale=[1,1.0]: has 1 twice"),
+        ({"weight_decay": [0.5, 1, 0.5]}, "weight_decay=[0.5,1,0.5]: has 0.5 twice"),
+    ],
+)
+def test_the_same_replica_twice(changes, message):
+    with pytest.raises(cli.UsageError, match=f"^{re.escape(message)}$"):
         cli.replicas(ask(**changes))
 
 
