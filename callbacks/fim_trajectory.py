@@ -21,7 +21,7 @@ from lit_grok.cli import UsageError
 from lit_grok.figures.common import has
 from lit_grok.figures.geometry import trajectory
 from lit_grok.files import ReadError, reading, write
-from lit_grok.measures.fisher import Variant, fisher_diagonal
+from lit_grok.measures.fisher import Variant, fisher_diagonal, two_layer_fisher_diagonal, two_layer_parameters
 from lit_grok.measures.inequality import gini
 from lit_grok.measures.trajectory import grokking_period, origin_cosine, step_cosine, step_magnitude, stiff_mask
 from lit_grok.modules import LitClassifier
@@ -245,10 +245,17 @@ class FIMTrajectoryCallback(AnalysisCallback):
             for variant in self.variants:
                 snapshot[variant][r] = fisher_diagonal(network, inputs[r], variant)
 
+        stacked = module.stack.stacked()
+        layers = two_layer_parameters(module.stack.networks[0], stacked, inputs)
+        if inputs.is_cuda and layers is not None:  # a GPU takes all at once
+            snapshot["position"] = torch.cat([values.flatten(1) for values in stacked.values()], 1).cpu()
+            for variant in self.variants:
+                snapshot[variant] = two_layer_fisher_diagonal(*layers, inputs, variant).cpu()
+        else:
+            module.stack.each(measure, module.sound)
         for r in set(range(self._shape[0])) - set(module.sound):
             for rows in snapshot.values():
                 rows[r] = torch.nan
-        module.stack.each(measure, module.sound)
         return snapshot
 
     def _final(self, final: Snapshot) -> dict[str, Any]:

@@ -126,20 +126,29 @@ def test_a_step_on_a_gpu_waits_for_nothing(gpu, command, task):
     assert most - least <= (200 if shuffled else 0)
 
 
-@pytest.mark.parametrize("task", ["mod_add", "prime", "mnist"])
-def test_an_evaluation_on_a_gpu_waits_as_often_for_many_replicas_as_for_one(gpu, command, task):
+#: What is measured after every epoch, and how often that waits at most.
+MEASURED = [
+    *((task, "callbacks=base", "log_every=1", 16) for task in ("mod_add", "prime", "mnist")),
+    ("mod_add", "callbacks=base", "+callbacks.fim={_target_: callbacks.FIMTrajectoryCallback, every: 1}", 20),
+]
+
+
+@pytest.mark.parametrize(("task", "callbacks", "option", "most"), MEASURED)
+def test_many_replicas_are_measured_by_as_many_operations_as_one(gpu, command, task, callbacks, option, most):
     counts = {}
     for replicas in (1, 5):
-        for epochs in (2, 4):
+        for epochs in (3, 5):
             gpu.watch()
             result = command(
-                *(*RUNS[task], f"seed=0:{replicas}", f"epochs={epochs}", "log_every=1", "callbacks=base"),
+                *(*RUNS[task], f"seed=0:{replicas}", f"epochs={epochs}", callbacks, option),
                 *("logger=none", "accelerator=gpu", f"run_dir={replicas}_{epochs}"),
             )
             assert result.code == 0, result.err
-            counts[replicas, epochs] = len(gpu.waits)
-    each = [(counts[replicas, 4] - counts[replicas, 2]) / 2 for replicas in (1, 5)]
-    assert each[0] == each[1] <= 16
+            counts[replicas, epochs] = len(gpu.waits), gpu.operations
+    each = [[b - a for a, b in zip(counts[r, 3], counts[r, 5], strict=True)] for r in (1, 5)]
+    (waits, operations), many = each
+    assert many[0] == waits <= 2 * most
+    assert many[1] <= operations
 
 
 @pytest.mark.parametrize("then", ["gpu", "cpu"])

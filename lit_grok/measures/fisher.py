@@ -14,7 +14,7 @@ Everything below rests on one rewriting. Let m be the most probable class and s 
 in which what cancels catastrophically as p → one-hot has cancelled on paper: every term left is O(s).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -169,48 +169,86 @@ def two_layer_fisher_diagonal(
         tensor([2., 0., 0., 2., 2., 4., 4., 1., 1.])
     """
     _check(pairs.shape[-2], variant, chunk_size)
-    if W1.ndim > 2:
-        stacks = (W1, b1, W2, b2, pairs if pairs.ndim > 2 else pairs.expand(len(W1), -1, -1))
-        return torch.stack(
-            [
-                two_layer_fisher_diagonal(*replica, variant=variant, chunk_size=chunk_size)
-                for replica in zip(*stacks, strict=True)
-            ]
-        )
+    leading = W1.shape[:-2]
+    pairs = pairs.expand(*leading, *pairs.shape[-2:])
+    W1, b1, W2, b2, pairs = (t.reshape(-1, *t.shape[len(leading) :]) for t in (W1, b1, W2, b2, pairs))
+    # One after another, what a replica needs stays in the cache of a CPU.
+    at_once = len(W1) if W1.is_cuda else 1
+    parts = zip(*(t.split(at_once) for t in (W1, b1, W2, b2, pairs)), strict=True)
+    found = [_two_layers(part, variant, chunk_size) for part in parts]
+    return torch.cat(found).view(*leading, -1)
 
-    hidden, tokens = W1.shape
+
+def _two_layers(stacks: Sequence[Tensor], variant: Variant, chunk_size: int) -> Tensor:
+    """`two_layer_fisher_diagonal` of R replicas at once, each argument with one leading dimension."""
+    W1, b1, W2, b2, pairs = stacks
+    replicas, hidden, tokens = W1.shape
+    classes = W2.shape[1]
+    first_rows = torch.arange(0, replicas * tokens, tokens, device=W1.device).view(-1, 1, 1)
+    first_classes = torch.arange(0, replicas * classes, classes, device=W1.device).view(-1, 1)
     # One row per token, the bias in those of the first operand: a pre-activation is a sum of two rows.
-    table = W1.t().clone(memory_format=torch.contiguous_format)
-    table[: tokens // 2] += b1
+    table = W1.mT.clone(memory_format=torch.contiguous_format)
+    table[:, : tokens // 2] += b1.unsqueeze(1)
+    table = table.flatten(0, 1)
     # The variance does not see a constant added to all classes; without it there is less to cancel.
-    centred = W2 - W2.mean(0)
-    doubled, squared = 2 * centred, centred.square()
-    norms = W2.square().sum(0)
+    centred = W2 - W2.mean(1, keepdim=True)
+    doubled, squared = 2 * centred.flatten(0, 1), centred.square()
+    norms = W2.square().sum(1, keepdim=True)
 
-    sum_w1 = W1.new_zeros(tokens, hidden)
+    sum_w1 = W1.new_zeros(replicas * tokens, hidden)
     sum_w2 = torch.zeros_like(W2, memory_format=torch.contiguous_format)
     sum_b2 = torch.zeros_like(b2)
-    for chunk in pairs.split(chunk_size):
-        rows = _table_rows(chunk, tokens // 2)
-        h = F.embedding_bag(rows, table, mode="sum").relu_()
+    for chunk in pairs.split(chunk_size, 1):
+        rows = (_table_rows(chunk, tokens // 2) + first_rows).flatten(0, 1)
+        h = F.embedding_bag(rows, table, mode="sum").relu_().view(replicas, -1, hidden)
         if variant == "classif_logits":
-            residual, top = _residual(torch.addmm(b2, h, W2.t()))
+            residual, top = _residual(torch.baddbmm(b2.unsqueeze(1), h, W2.mT))
             d = residual @ centred
             variance = residual @ squared
-            variance.addcmul_(d, doubled[top].add_(d), value=-1)
+            variance.addcmul_(d, doubled[top + first_classes].add_(d), value=-1)
             variance = torch.ops.aten.threshold_backward(variance, h, 0)  # the ReLU mask in one pass
             weight = _bernoulli_variance(residual)
         else:
             variance = (h > 0) * norms
-            weight = torch.ones_like(b2).expand(len(chunk), -1)
+            weight = torch.ones_like(b2).unsqueeze(1).expand(-1, chunk.shape[1], -1)
+        variance = variance.flatten(0, 1)
         sum_w1.index_add_(0, rows[:, 0], variance).index_add_(0, rows[:, 1], variance)
-        sum_w2.addmm_(weight.t(), h.square_())
-        sum_b2 += weight.sum(0)
+        sum_w2.baddbmm_(weight.mT, h.square_())
+        sum_b2 += weight.sum(1)
     # Each input has one token among the first P, so their rows add up to the bias.
-    sum_b1 = sum_w1[: tokens // 2].sum(0)
-    flat = torch.cat([sum_w1.t().flatten(), sum_b1, sum_w2.flatten(), sum_b2])
+    sum_w1 = sum_w1.view(replicas, tokens, hidden)
+    sum_b1 = sum_w1[:, : tokens // 2].sum(1)
+    flat = torch.cat([sum_w1.mT.flatten(1), sum_b1, sum_w2.flatten(1), sum_b2], 1)
     # Rounding may leave an exact zero a little below it, and its square root would be NaN.
-    return flat.clamp_(min=0).div_(len(pairs))
+    return flat.clamp_(min=0).div_(pairs.shape[1])
+
+
+def two_layer_parameters(
+    network: nn.Module, parameters: Mapping[str, Tensor], inputs: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    """W1, b1, W2 and b2 of R replicas as `two_layer_fisher_diagonal` takes them.
+
+    Args:
+        network: One of the replicas.
+        parameters: Name to the values of all replicas, shape (R, …), in the order of ``network.parameters()``.
+        inputs: What the networks are fed.
+
+    Returns:
+        The four, or None where the network is another one or is not fed pairs of tokens.
+
+    Example:
+        >>> stacked = {"weight": torch.zeros(3, 2, 4), "bias": torch.zeros(3, 2)}
+        >>> two_layer_parameters(nn.Linear(4, 2), stacked, torch.zeros(3, 5, 4)) is None
+        True
+    """
+    if not isinstance(network, HasReluLayers) or inputs.is_floating_point() or len(network.relu_layers()) != 2:
+        return None
+    own = [p for layer in network.relu_layers() for p in (layer.weight, layer.bias)]
+    there = list(network.parameters())
+    if len(own) != len(there) or any(a is not b for a, b in zip(own, there, strict=True)):
+        return None
+    W1, b1, W2, b2 = parameters.values()
+    return W1, b1, W2, b2
 
 
 @dataclass
@@ -245,10 +283,10 @@ def _table_rows(pairs: Tensor, P: int) -> Tensor:
 
 def _residual(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The residual p̃, each entry to full relative precision, and the most probable class m."""
-    highest, top = logits.max(1, keepdim=True)
-    e = (logits - highest).exp_().scatter_(1, top, 0)
-    others = e.sum(1, keepdim=True)
-    return e.scatter_(1, top, -others).div_(1 + others), top.squeeze(1)
+    highest, top = logits.max(-1, keepdim=True)
+    e = (logits - highest).exp_().scatter_(-1, top, 0)
+    others = e.sum(-1, keepdim=True)
+    return e.scatter_(-1, top, -others).div_(1 + others), top.squeeze(-1)
 
 
 def _bernoulli_variance(residual: Tensor) -> Tensor:
