@@ -17,23 +17,39 @@ from studies.study import Study
 TEST = "evaluation/test_accuracy"
 _STARTS = 0.5
 _NAMES = ("random", "Toeplitz")
+#: Half the distance of the two in the figure, as a train fraction.
+_APART = 0.008
 
 
 def draw(results: Results) -> Mapping[str, Figure]:
-    """The epoch at which half of the test pairs are known against the fraction, from both."""
-    if not any(sweep.name in results for pair in INITS.values() for sweep in pair):
+    """The epoch at which half of the test pairs are known, from both embeddings of each seed, beside the fraction."""
+    figure = Figure(figsize=(4.8, 3.4), layout="constrained")
+    axes, drawn = figure.subplots(), []
+    for fraction, pair in INITS.items():
+        if not all(sweep.name in results for sweep in pair):
+            continue
+        drawn.append(fraction)
+        starts = xr.align(*(_starts(results[sweep.name]) for sweep in pair))
+        ends = [float(grid(results[sweep.name], TEST).epoch.max()) for sweep in pair]
+        places = [fraction - _APART, fraction + _APART]
+        for epochs in zip(*(one.values for one in starts), strict=True):
+            there = [end if np.isnan(epoch) else epoch for epoch, end in zip(epochs, ends, strict=True)]
+            axes.plot(places, there, color="0.7", linewidth=0.8, zorder=1)
+            for i, (place, epoch) in enumerate(zip(places, there, strict=True)):
+                inside = "white" if np.isnan(epochs[i]) else f"C{i}"
+                axes.plot(place, epoch, "os"[i], color=f"C{i}", markerfacecolor=inside, markersize=5)
+    if not drawn:
         return {}
-    figure = Figure(figsize=(4.4, 3.2), layout="constrained")
-    axes, handles = figure.subplots(), []
-    for i, name in enumerate(_NAMES):
-        for fraction, pair in INITS.items():
-            if pair[i].name in results:
-                epochs = _starts(results[pair[i].name]).values
-                axes.plot([fraction] * len(epochs), epochs, "os"[i], color=f"C{i}", markersize=5, alpha=0.7)
-        handles.append(Line2D([], [], color=f"C{i}", marker="os"[i], linestyle="", label=f"{name} embedding"))
-    axes.set(xlabel="train fraction", ylabel="epoch of test accuracy 0.5", ylim=(0, None), xticks=list(INITS))
+    handles = [
+        Line2D([], [], color=f"C{i}", marker="os"[i], linestyle="", label=f"{name} embedding")
+        for i, name in enumerate(_NAMES)
+    ]
+    handles.append(
+        Line2D([], [], color="0.5", marker="o", markerfacecolor="white", linestyle="", label="not until then")
+    )
+    axes.set(xlabel="train fraction", ylabel="epoch of test accuracy 0.5", ylim=(0, None), xticks=drawn)
     legend(figure, handles)
-    title(figure, "x + y, P = 97, each seed a mark")
+    title(figure, "x + y, P = 97, a line for each seed")
     return {"prime_fig20": figure}
 
 
