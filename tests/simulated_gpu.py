@@ -60,7 +60,7 @@ _capsule.restype, _capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes
 
 
 class SimulatedGPU:
-    """The device; a process has one at most, `simulated`.
+    """The device; a process has one, `GPU`.
 
     Attributes:
         operations: How many it was asked for since `watch`.
@@ -210,7 +210,7 @@ class Graph:
 
     def replay(self) -> None:
         """Do it all again."""
-        simulated().replayed += 1
+        GPU.replayed += 1
         for call, results in self._calls:
             for old, new in zip(results, _tensors(call()), strict=True):
                 if _address(old) != _address(new):
@@ -234,12 +234,12 @@ class Generator(torch.Generator):
 
 @contextmanager
 def _recording(graph: Graph) -> Iterator[None]:
-    simulated().recording = graph
-    simulated().recorded += 1
+    GPU.recording = graph
+    GPU.recorded += 1
     try:
         yield
     finally:
-        simulated().recording = None
+        GPU.recording = None
         graph.restore()
 
 
@@ -286,16 +286,14 @@ def _written(op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tenso
     return _tensors([named.get(name) for name, changed in _arguments(op).items() if changed])
 
 
-@cache
-def simulated() -> SimulatedGPU:
-    """The device, made when it is first asked for."""
-    return SimulatedGPU()
+#: Made with the first import: PyTorch looks once, at the first gradient of a process, for the devices there are.
+GPU = SimulatedGPU()
 
 
 @pytest.fixture
 def gpu(monkeypatch):
     """The simulated device, which whoever asks for CUDA gets; counting from now on."""
-    device, clone = simulated(), torch.UntypedStorage.clone
+    device, clone = GPU, torch.UntypedStorage.clone
     monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(Tensor, "is_cuda", property(holds), raising=False)
     monkeypatch.setattr(torch.UntypedStorage, "clone", lambda m: device.copied(m) if holds(m) else clone(m))

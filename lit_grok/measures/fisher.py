@@ -278,7 +278,7 @@ def _averages(sums: dict[Tensor, Tensor], count: int) -> dict[Tensor, Tensor]:
 
 def _table_rows(pairs: Tensor, P: int) -> Tensor:
     """Where each token of a pair is hot: a and P + b."""
-    return pairs.long() + torch.tensor([0, P], device=pairs.device)
+    return pairs.long() + torch.arange(0, 2 * P, P, device=pairs.device)
 
 
 def _residual(logits: Tensor) -> tuple[Tensor, Tensor]:

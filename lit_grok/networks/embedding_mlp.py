@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_grok.kernels.perceptron import residues
-from lit_grok.networks.parameters import affine, look_up
+from lit_grok.kernels.tables import look_up
+from lit_grok.networks.parameters import affine
 from lit_grok.networks.tokens import embeddings_of_operands, operand_tokens, vocabulary
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lit_grok.kernels.compiled import CompiledSteps
 from lit_grok.kernels.perceptron import layer_table, modular_steps, residues
+from lit_grok.kernels.tables import look_up_sum
 from lit_grok.networks.parameters import affine
 
 
@@ -78,15 +79,7 @@ class ModularMLP(nn.Module):
             x = affine(inputs, parameters, names[0])
         else:
             residues(inputs, self.P)
-            table = parameters[first].mT
-            if table.is_cuda and table.requires_grad:
-                # As a product: the gradient of a look-up sorts its indices, which takes longer and no graph can hold.
-                x = torch.bmm(self.two_hot(inputs), table)
-            else:
-                columns = torch.arange(0, 2 * self.P * len(inputs), self.P, device=inputs.device)
-                rows = inputs + columns.view(-1, 1, 2)
-                a, b = F.embedding(rows.permute(2, 0, 1), table.flatten(0, 1)).unbind()
-                x = a + b
+            x = look_up_sum(parameters[first].mT, inputs + torch.arange(0, 2 * self.P, self.P, device=inputs.device))
             x = x + parameters[f"{names[0]}.bias"].unsqueeze(1)
         for name in names[1:]:
             x = affine(F.relu(x), parameters, name)

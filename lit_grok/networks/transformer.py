@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lit_grok.kernels.attention import saves, transformer_steps, transformer_table
 from lit_grok.kernels.compiled import CompiledSteps
 from lit_grok.kernels.perceptron import residues
-from lit_grok.networks.parameters import affine, look_up
+from lit_grok.kernels.tables import look_up
+from lit_grok.networks.parameters import affine
 from lit_grok.networks.tokens import embeddings_of_operands, operand_tokens, toeplitz_, vocabulary
 
 Activation = Literal["relu", "gelu"]
