@@ -18,7 +18,6 @@ for bench in (
     bench_training,
     bench_convolution,
     bench_glauber,
-    bench_gpu,
     bench_prime,
     bench_pruning,
     bench_fisher,

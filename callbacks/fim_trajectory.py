@@ -248,9 +248,9 @@ class FIMTrajectoryCallback(AnalysisCallback):
         stacked = module.stack.stacked()
         layers = two_layer_parameters(module.stack.networks[0], stacked, inputs)
         if inputs.is_cuda and layers is not None:  # a GPU takes all at once
-            snapshot["position"] = torch.cat([values.flatten(1) for values in stacked.values()], 1).cpu()
+            snapshot["position"].copy_(torch.cat([values.flatten(1) for values in stacked.values()], 1))
             for variant in self.variants:
-                snapshot[variant] = two_layer_fisher_diagonal(*layers, inputs, variant).cpu()
+                snapshot[variant].copy_(two_layer_fisher_diagonal(*layers, inputs, variant))
         else:
             module.stack.each(measure, module.sound)
         for r in set(range(self._shape[0])) - set(module.sound):

@@ -6,7 +6,7 @@ loop does not know (amsgrad, a tensor as learning rate), the update is PyTorch's
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ class Rowwise(torch.optim.Optimizer):
 
     _kind: int
     _decays: Tensor
+    _asked: Mapping[str, Any] = {}  # what the device decides where nobody asks for it; copies do not know
 
     def __init__(self, params: Iterable[Tensor], *, weight_decay: float | Sequence[float] = 0.0, **options: Any):
         decays = [weight_decay] if isinstance(weight_decay, int | float) else list(weight_decay)
@@ -31,7 +32,8 @@ class Rowwise(torch.optim.Optimizer):
         options["weight_decay"] = decays[0] if len(self._decays) == 1 else 0.0
         self._asked = {"fused": options.get("fused"), "capturable": options.get("capturable", False)}
         params = list(params)
-        if self._kind != updates.SGD and all(isinstance(p, Tensor) and p.is_cuda for p in params):
+        ours = self._kind == updates.SGD or options.get("foreach") or options.get("differentiable")
+        if not ours and all(isinstance(p, Tensor) and p.is_cuda for p in params):
             options = {"fused": True, "capturable": True} | options  # one kernel, which a CUDA graph may hold
         super().__init__(params, **options)
 
@@ -73,7 +75,14 @@ class Rowwise(torch.optim.Optimizer):
         """The state, in which nothing is the device's: a training goes on on another one."""
         state = super().state_dict()
         groups = [group | {k: v for k, v in self._asked.items() if k in group} for group in state["param_groups"]]
-        return state | {"param_groups": groups}
+        each = state["state"]
+        if self._kind == updates.SGD:  # PyTorch's counts no steps; the compiled loop asks whether there were any
+            names = [name for group in groups for name in group["params"]]
+            each = {
+                n: {"step": torch.tensor(1.0)} | {k: v for k, v in each.get(n, {}).items() if v is not None}
+                for n in names
+            }
+        return state | {"param_groups": groups, "state": each}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state back, whatever the device that it was saved on."""
@@ -84,9 +93,10 @@ class Rowwise(torch.optim.Optimizer):
     def row_updates(self, parameter: Tensor) -> list[Update]:
         """What moves each row of a parameter for which `compiles` holds; the moments are the optimiser's own memory."""
         state, group = self.state[parameter], self._group(parameter)
-        if "step" not in state:
-            state["step"] = torch.tensor(0.0)
-            state |= {name: torch.zeros_like(parameter) for name in self._moments(group)}
+        state.setdefault("step", torch.tensor(0.0))
+        for name in self._moments(group):
+            if name not in state:
+                state[name] = torch.zeros_like(parameter)
         rows = [self._rows(state[name]) for name in self._moments(group)]
         count = len(self._rows(parameter))
         nothing = np.empty((count, 0), np.float32)

@@ -24,7 +24,10 @@ NAME = "simulated"
 aten = torch.ops.aten
 COPIES = {aten._copy_from, aten._copy_from_and_resize}
 #: Operations that let the host wait until the device is done, beside copies between the two.
-WAITS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.unique_consecutive, aten._unique2}
+WAITS = {
+    *(aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.bincount, aten.repeat_interleave),
+    *(aten.unique_consecutive, aten.unique_dim, aten._unique2, aten._linalg_svd, aten._linalg_eigh),
+}
 INDEXED = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}  # whose indices may be on the CPU
 #: DLPack's numbers for the device and for dtypes that are neither signed integers (0), floats (2) nor complex (5).
 FOREIGN, CODES = 12, {torch.bool: 6, torch.uint8: 1}
@@ -79,6 +82,8 @@ class SimulatedGPU:
         # Convolutions have names of their own on foreign devices.
         self._some.impl("convolution_overrideable", partial(self.run, aten.convolution.default), "PrivateUse1")
         self._some.impl("convolution_backward_overrideable", self._convolution_backward, "PrivateUse1")
+        for name in ("_conj", "_neg_view"):  # views that say what is yet to be done
+            self._some.impl(name, self._refuse_lazy, "PrivateUse1")
         self.watch()
 
     def watch(self) -> None:
@@ -98,7 +103,7 @@ class SimulatedGPU:
         tensors = _tensors((args, *kwargs.values()))
         here = {_address(t): t for t in tensors if holds(t)}
         placed = kwargs["device"].type == NAME if kwargs.get("device") is not None else bool(here)
-        self._check(op, args, tensors, crosses={*map(holds, tensors), placed} == {True, False})
+        self._check(op, args, kwargs, tensors, crosses={*map(holds, tensors), placed} == {True, False})
         if kind in COPIES:
             op, args = aten.copy_.default, (args[1], args[0])
         written = _written(op, args, kwargs)
@@ -125,10 +130,13 @@ class SimulatedGPU:
         """A copy of some memory of the device."""
         return self._whole(self._memory[memory.data_ptr()][0].clone(), torch.uint8).untyped_storage()
 
+    def _refuse_lazy(self, tensor: Tensor) -> Tensor:
+        raise NotImplementedError("the simulated device has no lazy conjugates: use torch.conj_physical")
+
     def _convolution_backward(self, grad: Tensor, inputs: Tensor, weight: Tensor, *options: Any) -> Any:
         return self.run(aten.convolution_backward.default, grad, inputs, weight, [grad.shape[1]], *options)
 
-    def _check(self, op: Any, args: Any, tensors: Sequence[Tensor], crosses: bool) -> None:
+    def _check(self, op: Any, args: Any, kwargs: Any, tensors: Sequence[Tensor], crosses: bool) -> None:
         """Count what waits, and refuse what CUDA refuses."""
         kind = op.overloadpacket
         if (crosses and kind in COPIES) or kind in WAITS:
@@ -137,6 +145,8 @@ class SimulatedGPU:
             self.waits.append(str(kind).removeprefix("aten."))
         if kind in COPIES:
             return
+        if any(map(holds, tensors)) and not all(map(holds, _written(op, args, kwargs))):
+            raise RuntimeError(f"{op}: Expected the outcome to be on the same device")
         if kind in INDEXED:
             tensors = [t for i, t in enumerate(args) if i != 1 and isinstance(t, Tensor)]
         if any(map(holds, tensors)) and any(t.ndim and not holds(t) for t in tensors):

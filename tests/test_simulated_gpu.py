@@ -64,11 +64,20 @@ def test_memory_is_given_back(gpu):
         lambda x, y: x.add_(y),
         lambda x, y: torch.stack([x, y]),
         lambda x, y: torch.where(x > 0, x, y),
+        lambda x, y: torch.sum(x, dim=0, out=y),
+        lambda x, y: torch.sum(x, dim=None, out=torch.empty(())),
+        lambda x, y: y.index_put_((torch.zeros_like(x[0], dtype=torch.long),), x),
     ],
 )
 def test_it_does_not_mix_with_the_cpu(gpu, mixed):
     with pytest.raises(RuntimeError, match="device"):
         mixed(torch.ones(2, 2, device=NAME), torch.ones(2, 2))
+
+
+def test_lazy_conjugates_are_refused(gpu):
+    x = torch.ones(2, 2, device=NAME)
+    with pytest.raises(NotImplementedError, match="conj_physical"):
+        torch.complex(x, x).conj()
 
 
 def test_numpy_cannot_read_it(gpu):
