@@ -32,8 +32,8 @@ class Rowwise(torch.optim.Optimizer):
         options["weight_decay"] = decays[0] if len(self._decays) == 1 else 0.0
         self._asked = {"fused": options.get("fused"), "capturable": options.get("capturable", False)}
         params = list(params)
-        ours = self._kind == updates.SGD or options.get("foreach") or options.get("differentiable")
-        if not ours and all(isinstance(p, Tensor) and p.is_cuda for p in params):
+        plain = self._kind == updates.SGD or options.get("foreach") or options.get("differentiable")
+        if not plain and all(isinstance(p, Tensor) and p.is_cuda for p in params):
             options = {"fused": True, "capturable": True} | options  # one kernel, which a CUDA graph may hold
         super().__init__(params, **options)
 
