@@ -1,8 +1,7 @@
 """What does a GPU give? Replicas at once against one at a time in PyTorch and against JAX, and what bounds it.
 
-``python -m benchmarks.bench_gpu`` takes some eight minutes on an H200, ``python -m benchmarks.bench_gpu runs`` as long
-again for three whole runs; without a GPU there is nothing to measure. Settings come from the environment: TASKS
-(mod_add,ising,prime), REPLICAS (1,10,80,320).
+``python -m benchmarks.bench_gpu runs`` times three whole runs instead; without a GPU there is nothing to measure.
+Settings come from the environment: TASKS (mod_add,ising,prime), REPLICAS (1,10,80,320).
 """
 
 import os
@@ -14,7 +13,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from hydra.utils import instantiate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,8 +21,7 @@ import train
 from benchmarks import bench_training
 from benchmarks.bench_training import NOWHERE, configure, has_jax, jax_loop, plain_loop, quiet, under_lightning
 from lit_grok import cli
-from lit_grok.measures.fisher import fisher_diagonal
-from lit_grok.replicas import build_stack
+from lit_grok.measures.fisher import fisher_diagonal, two_layer_fisher_diagonal, two_layer_parameters
 
 TASKS = os.environ.get("TASKS", "mod_add,ising,prime").split(",")
 REPLICAS = [int(count) for count in os.environ.get("REPLICAS", "1,10,80,320").split(",")]
@@ -84,13 +81,14 @@ def seconds(function: Callable[[], object], rounds: int) -> float:
     return (time.perf_counter() - start) / rounds
 
 
-def step_of(task: str, replicas: int, device: str) -> tuple[float, float, int]:
-    """Bytes, operations of products and convolutions, and kernels of one training step of a stack."""
+def step_of(task: str, replicas: int, device: str) -> tuple[float, float, int, int]:
+    """Bytes, operations of products and convolutions, and kernels of one step of a stack; the steps of an epoch."""
     config = configure(task, NOWHERE.name, "logger=none", f"seed=0:{replicas}", "callbacks=base")
     module, datamodule, _ = train.build(config, cli.replicas(config))
     module = module.to(device)
     optimizer = module.make_optimizer()
-    batch = [t.to(device) for t in next(iter(datamodule.train_dataloader()))]
+    loader = datamodule.train_dataloader()
+    batch = [t.to(device) for t in next(iter(loader))]
     traffic = Traffic()
 
     def step() -> None:
@@ -101,7 +99,7 @@ def step_of(task: str, replicas: int, device: str) -> tuple[float, float, int]:
     step()
     with FlopCounterMode(display=False) as flops, traffic:
         step()
-    return traffic.bytes, flops.get_total_flops(), traffic.operations
+    return traffic.bytes, flops.get_total_flops(), traffic.operations, len(loader)
 
 
 def throughput(device: str) -> None:
@@ -113,14 +111,12 @@ def throughput(device: str) -> None:
         graphs = {"CUDA graph": True, "eager": False} if device == "cuda" else {"eager": False}
         alone = {name: plain_loop(task, device, graph, **_adam(device))() for name, graph in graphs.items()}
         print(f"{task}: one at a time, plain PyTorch: {', '.join(f'{n} {ms:.3f} ms' for n, ms in alone.items())}")
-        _, one, _ = step_of(task, 1, device)
+        _, one, _, steps = step_of(task, 1, device)
         for count in REPLICAS:
             options = "callbacks=base", "logger=none", f"accelerator={accelerator}", f"seed=0:{count}"
             ours = under_lightning(task, *options, skipped=WARM_UP[task])
-            moved, _, kernels = step_of(task, count, device)
+            moved, _, kernels, _ = step_of(task, count, device)
             operations = count * one  # of several replicas PyTorch counts grouped convolutions wrongly
-            config = configure(task, NOWHERE.name)
-            steps = _steps(config)
             floor = steps * max(moved / bandwidth, operations / rate) * 1000
             bound = "memory" if moved / bandwidth > operations / rate else "products"
             line = (
@@ -137,26 +133,16 @@ def _adam(device: str) -> dict[str, bool]:
     return {"fused": True, "capturable": True} if device == "cuda" else {"fused": True}
 
 
-def _steps(config: dict) -> int:
-    """Of an epoch."""
-    datamodule = instantiate(config["datamodule"])
-    datamodule.setup()
-    count = datamodule.split("train")[1].shape[1]
-    return -(-count // (config["batch_size"] or count))
-
-
 def fisher(device: str, replicas: int = 80) -> None:
-    """The exact Fisher diagonal of a stack: on the device, and of copies on the CPU's threads, as analyses do it."""
+    """The exact Fisher diagonal of a stack, of all at once on the device and of each on the CPU's threads."""
     config = configure("mod_add", NOWHERE.name, "logger=none", f"seed=0:{replicas}")
-    described = cli.replicas(config)
-    _, datamodule, _ = train.build(config, described)
-    pairs = datamodule.split("train")[0][0]
-    for where in dict.fromkeys((device, "cpu")):
-        stack = build_stack(config["network"], described, cli.threads("auto") if where == "cpu" else 1)
-        networks = [network.to(where) for network in stack.networks]
-        inputs = pairs.to(where)
-        took = seconds(lambda n=networks, x=inputs, s=stack: s.each(lambda r: fisher_diagonal(n[r], x)), 1)
-        print(f"exact Fisher diagonal of {replicas} replicas, on {where}: {took:.2f} s")
+    module, datamodule, _ = train.build(config, cli.replicas(config))
+    pairs, stack = datamodule.split("train")[0], module.stack
+    alone = seconds(lambda: stack.each(lambda r: fisher_diagonal(stack.networks[r], pairs[r])), 1)
+    stack, pairs = stack.to(device), pairs.to(device)
+    layers = two_layer_parameters(stack.networks[0], stack.stacked(), pairs)
+    together = seconds(lambda: two_layer_fisher_diagonal(*layers, pairs), 1)
+    print(f"exact Fisher diagonal of {replicas} replicas: {together:.2f} s on {device}, {alone:.2f} s on the CPU")
 
 
 def whole_runs(device: str) -> None:

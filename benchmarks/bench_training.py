@@ -1,7 +1,6 @@
 """Milliseconds per epoch under train.py against a plain PyTorch loop that trains and evaluates the same."""
 
 import copy
-import inspect
 import logging
 import os
 import tempfile
@@ -124,9 +123,9 @@ def plain_loop(task: str, device: str = "cpu", graph: bool = False, **adam: bool
     """
     config = configure(task, NOWHERE.name, "logger=none")
     kind = torch.optim.AdamW if config["optimizer"]["_target_"].endswith("AdamW") else torch.optim.Adam
-    names = inspect.signature(kind).parameters.keys() & config["optimizer"].keys() - {"lr", "weight_decay"}
     rates = {"lr": config["learning_rate"], "weight_decay": config["weight_decay"]}
-    rates |= {name: config["optimizer"][name] for name in names}
+    if "betas" in config["optimizer"]:
+        rates["betas"] = config["optimizer"]["betas"]
 
     def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if config["loss"] == "mse":

@@ -75,14 +75,7 @@ class Rowwise(torch.optim.Optimizer):
         """The state, in which nothing is the device's: a training goes on on another one."""
         state = super().state_dict()
         groups = [group | {k: v for k, v in self._asked.items() if k in group} for group in state["param_groups"]]
-        each = state["state"]
-        if self._kind == updates.SGD:  # PyTorch's counts no steps; the compiled loop asks whether there were any
-            names = [name for group in groups for name in group["params"]]
-            each = {
-                n: {"step": torch.tensor(1.0)} | {k: v for k, v in each.get(n, {}).items() if v is not None}
-                for n in names
-            }
-        return state | {"param_groups": groups, "state": each}
+        return state | {"param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state back, whatever the device that it was saved on."""
@@ -173,6 +166,13 @@ class SGD(Rowwise, torch.optim.SGD):
     """``torch.optim.SGD`` with coupled L2 weight decay, g ← g + λ θ; called like `Adam`."""
 
     _kind = updates.SGD
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state; PyTorch counts no steps of SGD, where the compiled loop asks whether there were any."""
+        state = super().state_dict()
+        numbers = [number for group in state["param_groups"] for number in group["params"]]
+        kept = {n: {k: v for k, v in state["state"].get(n, {}).items() if v is not None} for n in numbers}
+        return state | {"state": {n: {"step": torch.tensor(1.0)} | own for n, own in kept.items()}}
 
     def _moments(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] else ()

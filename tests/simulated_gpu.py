@@ -103,10 +103,10 @@ class SimulatedGPU:
         tensors = _tensors((args, *kwargs.values()))
         here = {_address(t): t for t in tensors if holds(t)}
         placed = kwargs["device"].type == NAME if kwargs.get("device") is not None else bool(here)
-        self._check(op, args, kwargs, tensors, crosses={*map(holds, tensors), placed} == {True, False})
         if kind in COPIES:
             op, args = aten.copy_.default, (args[1], args[0])
         written = _written(op, args, kwargs)
+        self._check(kind, args, tensors, written, crosses={*map(holds, tensors), placed} == {True, False})
         changed = {id(t) for t in written}
         seen = {id(t): self._seen(t, id(t) not in changed) for t in tensors}
         args = _each(args, lambda t: seen[id(t)])
@@ -136,22 +136,21 @@ class SimulatedGPU:
     def _convolution_backward(self, grad: Tensor, inputs: Tensor, weight: Tensor, *options: Any) -> Any:
         return self.run(aten.convolution_backward.default, grad, inputs, weight, [grad.shape[1]], *options)
 
-    def _check(self, op: Any, args: Any, kwargs: Any, tensors: Sequence[Tensor], crosses: bool) -> None:
+    def _check(self, kind: Any, args: Any, tensors: list[Tensor], written: list[Tensor], crosses: bool) -> None:
         """Count what waits, and refuse what CUDA refuses."""
-        kind = op.overloadpacket
         if (crosses and kind in COPIES) or kind in WAITS:
             if self.recording is not None:
-                raise RuntimeError(f"{op}: operation not permitted when stream is capturing")
+                raise RuntimeError(f"{kind}: operation not permitted when stream is capturing")
             self.waits.append(str(kind).removeprefix("aten."))
         if kind in COPIES:
             return
-        if any(map(holds, tensors)) and not all(map(holds, _written(op, args, kwargs))):
-            raise RuntimeError(f"{op}: Expected the outcome to be on the same device")
+        if any(map(holds, tensors)) and not all(map(holds, written)):
+            raise RuntimeError(f"{kind}: Expected the outcome to be on the same device")
         if kind in INDEXED:
             tensors = [t for i, t in enumerate(args) if i != 1 and isinstance(t, Tensor)]
         if any(map(holds, tensors)) and any(t.ndim and not holds(t) for t in tensors):
             where = ", ".join(str(t.device) for t in tensors)
-            raise RuntimeError(f"{op}: Expected all tensors to be on the same device, but found {where}")
+            raise RuntimeError(f"{kind}: Expected all tensors to be on the same device, but found {where}")
 
     def _seen(self, tensor: Tensor, only_read: bool) -> Tensor:
         """The tensor of the CPU over the same memory; a single number of the CPU becomes a constant of the call."""
@@ -303,24 +302,24 @@ GPU = SimulatedGPU()
 @pytest.fixture
 def gpu(monkeypatch):
     """The simulated device, which whoever asks for CUDA gets; counting from now on."""
-    device, clone = GPU, torch.UntypedStorage.clone
+    clone = torch.UntypedStorage.clone
     monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(Tensor, "is_cuda", property(holds), raising=False)
-    monkeypatch.setattr(torch.UntypedStorage, "clone", lambda m: device.copied(m) if holds(m) else clone(m))
+    monkeypatch.setattr(torch.UntypedStorage, "clone", lambda m: GPU.copied(m) if holds(m) else clone(m))
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", _recording)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: device.recording is not None)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: GPU.recording is not None)
     answers = {
         "is_available": True,
         "auto_device_count": 1,
         "parse_devices": [0],
-        "get_parallel_devices": [device.device],
+        "get_parallel_devices": [GPU.device],
     }
     for name, answer in answers.items():
         monkeypatch.setattr(CUDAAccelerator, name, staticmethod(lambda *_, answer=answer: answer))
     for name in ("setup_device", "setup", "teardown"):
         monkeypatch.setattr(CUDAAccelerator, name, lambda *_: None)
     gc.collect()
-    device.sweep()
-    device.watch()
-    return device
+    GPU.sweep()
+    GPU.watch()
+    return GPU

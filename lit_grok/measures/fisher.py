@@ -244,8 +244,7 @@ def two_layer_parameters(
     if not isinstance(network, HasReluLayers) or inputs.is_floating_point() or len(network.relu_layers()) != 2:
         return None
     own = [p for layer in network.relu_layers() for p in (layer.weight, layer.bias)]
-    there = list(network.parameters())
-    if len(own) != len(there) or any(a is not b for a, b in zip(own, there, strict=True)):
+    if list(map(id, own)) != list(map(id, network.parameters())):
         return None
     W1, b1, W2, b2 = parameters.values()
     return W1, b1, W2, b2

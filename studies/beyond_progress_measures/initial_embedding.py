@@ -23,23 +23,19 @@ _APART = 0.008
 
 def draw(results: Results) -> Mapping[str, Figure]:
     """The epoch at which half of the test pairs are known, from both embeddings of each seed, beside the fraction."""
-    figure = Figure(figsize=(4.8, 3.4), layout="constrained")
-    axes, drawn = figure.subplots(), []
-    for fraction, pair in INITS.items():
-        if not all(sweep.name in results for sweep in pair):
-            continue
-        drawn.append(fraction)
-        starts = xr.align(*(_starts(results[sweep.name]) for sweep in pair))
-        ends = [float(grid(results[sweep.name], TEST).epoch.max()) for sweep in pair]
-        places = [fraction - _APART, fraction + _APART]
-        for epochs in zip(*(one.values for one in starts), strict=True):
-            there = [end if np.isnan(epoch) else epoch for epoch, end in zip(epochs, ends, strict=True)]
-            axes.plot(places, there, color="0.7", linewidth=0.8, zorder=1)
-            for i, (place, epoch) in enumerate(zip(places, there, strict=True)):
-                inside = "white" if np.isnan(epochs[i]) else f"C{i}"
-                axes.plot(place, epoch, "os"[i], color=f"C{i}", markerfacecolor=inside, markersize=5)
+    drawn = [fraction for fraction, pair in INITS.items() if all(sweep.name in results for sweep in pair)]
     if not drawn:
         return {}
+    figure = Figure(figsize=(4.8, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for fraction in drawn:
+        starts, known = _pair(results, fraction)
+        places = [fraction - _APART, fraction + _APART]
+        axes.plot(places, starts, color="0.7", linewidth=0.8, zorder=1)
+        for i, place in enumerate(places):
+            for epoch, there in zip(starts[i].values, known[i].values, strict=True):
+                inside = f"C{i}" if there else "white"
+                axes.plot(place, epoch, "os"[i], color=f"C{i}", markerfacecolor=inside, markersize=5)
     handles = [
         Line2D([], [], color=f"C{i}", marker="os"[i], linestyle="", label=f"{name} embedding")
         for i, name in enumerate(_NAMES)
@@ -57,13 +53,18 @@ def _starts(tree: xr.DataTree) -> xr.DataArray:
     return first_epoch(grid(tree, TEST).sel(init_scale=1.0, drop=True) >= _STARTS)
 
 
+def _pair(results: Results, fraction: float) -> tuple[xr.DataArray, xr.DataArray]:
+    """Start or else last epoch (embedding, seed), from a random and a Toeplitz embedding, and whether it started."""
+    trees = [results[sweep.name] for sweep in INITS[fraction]]
+    starts = xr.concat([_starts(tree) for tree in trees], "embedding", join="inner")
+    ends = xr.DataArray([float(grid(tree, TEST).epoch.max()) for tree in trees], dims="embedding")
+    return starts.fillna(ends), starts.notnull()
+
+
 def _doublings(results: Results, fraction: float) -> xr.DataArray:
     """Log2 of the ratio of the times; a seed that never gets there counts with the last epoch, NaN where both do."""
-    trees = [results[sweep.name] for sweep in INITS[fraction]]
-    normal, toeplitz = (_starts(tree) for tree in trees)
-    known = normal.notnull() | toeplitz.notnull()
-    ends = [float(grid(tree, TEST).epoch.max()) for tree in trees]
-    return xr.DataArray(np.log2(toeplitz.fillna(ends[1]) / normal.fillna(ends[0]))).where(known)
+    starts, known = _pair(results, fraction)
+    return xr.DataArray(np.log2(starts[1] / starts[0])).where(known.any("embedding"))
 
 
 def _claim(fraction: float) -> Claim:
